@@ -1,0 +1,179 @@
+package instantapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App owns the store of delivered events that all `instantapi_verify` handlers
+// share. It needs no configuration: it is there as soon as a handler is.
+type App struct {
+	// Where delivered events are remembered. Default: `{"module": "badger"}`.
+	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=instantapi_verify.stores inline_key=module"`
+
+	store   StoreModule
+	started bool
+}
+
+// StoreModule is a guest module in the namespace `instantapi_verify.stores`: the
+// configuration of a [Store].
+type StoreModule interface {
+	// Key names the storage. Configs that name the same storage share one open
+	// store, so that a reload neither closes nor reopens it.
+	Key() string
+
+	// Options describes, for people, what can't be changed while it is open.
+	Options() string
+
+	// Open opens the storage. The error names the storage, the cause and the
+	// remedy. The store must not keep anything of the config that opened it.
+	Open() (Store, error)
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "instantapi_verify",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision loads the store's module and opens nothing.
+func (a *App) Provision(ctx caddy.Context) error {
+	if a.StoreRaw == nil {
+		a.StoreRaw = json.RawMessage(`{"module": "badger"}`)
+	}
+	mod, err := ctx.LoadModule(a, "StoreRaw")
+	if err != nil {
+		return fmt.Errorf("loading the store: %v", err)
+	}
+	store, ok := mod.(StoreModule)
+	if !ok {
+		return fmt.Errorf("module %T is not a store", mod)
+	}
+	a.store = store
+	return nil
+}
+
+// Start opens the store, or joins the one that the config before has open.
+func (a *App) Start() error {
+	if _, err := a.acquire(); err != nil {
+		return err
+	}
+	a.started = true
+	return nil
+}
+
+// Stop does nothing: requests may still be in flight.
+func (a *App) Stop() error { return nil }
+
+// Cleanup lets go of the store, whether or not Start got it.
+func (a *App) Cleanup() error {
+	if !a.started {
+		return nil
+	}
+	return a.release()
+}
+
+// openLedgers holds what is open in this process, by the key of the store.
+var openLedgers = caddy.NewUsagePool()
+
+// openLedger is a ledger in the pool.
+type openLedger struct {
+	*ledger
+	key     string
+	options string
+}
+
+// acquire returns the ledger and holds it open until release is called. The app
+// holds it while its config is in force, and each request while it is served: a
+// reload does not wait for requests, and the last one may well be served after
+// the config has gone, or begin before Start, because Caddy starts the apps of a
+// config in any order.
+func (a *App) acquire() (*ledger, error) {
+	key, options := a.store.Key(), a.store.Options()
+	value, _, err := openLedgers.LoadOrNew(key, func() (caddy.Destructor, error) {
+		if err := lockStorage(key); err != nil {
+			return nil, err
+		}
+		store, err := a.store.Open()
+		if err != nil {
+			unlockStorage(key)
+			return nil, err
+		}
+		return &openLedger{newLedger(store, storeLog), key, options}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	open := value.(*openLedger)
+	if open.options != options {
+		_ = a.release()
+		return nil, fmt.Errorf("store %s is open with other options: it has %s, this config asks for %s; restart Caddy to change them",
+			key, open.options, options)
+	}
+	return open.ledger, nil
+}
+
+func (a *App) release() error {
+	_, err := openLedgers.Delete(a.store.Key())
+	return err
+}
+
+// Destruct closes the store when nobody holds it any more. The last holder may
+// be a request whose sender waits for the end of its answer, so it does not wait
+// for the closing, except where the process would end before it.
+func (o *openLedger) Destruct() error {
+	if caddy.Exiting() {
+		return o.closeAndMark()
+	}
+	go func() {
+		if err := o.closeAndMark(); err != nil {
+			storeLog().Error(err.Error())
+		}
+	}()
+	return nil
+}
+
+func (o *openLedger) closeAndMark() error {
+	defer unlockStorage(o.key)
+	return o.close()
+}
+
+// closeTimeout is how long a config load waits for the same store to be closed.
+const closeTimeout = 30 * time.Second
+
+// storages has one lock for each storage, held while it is open or being closed.
+// A value leaves the pool before it is closed: without this, the next user of
+// the same storage would find it locked by its own process.
+var storages sync.Map // key → chan struct{} of capacity 1
+
+func lockStorage(key string) error {
+	lock, _ := storages.LoadOrStore(key, make(chan struct{}, 1))
+	select {
+	case lock.(chan struct{}) <- struct{}{}:
+		return nil
+	case <-time.After(closeTimeout):
+		return fmt.Errorf("store %s is still being closed by this process; try again", key)
+	}
+}
+
+func unlockStorage(key string) {
+	lock, _ := storages.Load(key)
+	<-lock.(chan struct{})
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

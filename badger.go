@@ -1,0 +1,469 @@
+package instantapi
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(BadgerStore{})
+}
+
+// BadgerStore remembers delivered events in a [Badger](https://github.com/dgraph-io/badger)
+// database that is part of Caddy's own process: there is nothing to install and
+// nothing to run beside Caddy. The directory belongs to one Caddy process.
+type BadgerStore struct {
+	// The directory of the database. It is made if it is missing. Placeholders
+	// like `{env.*}` are allowed. Default: the folder `instantapi_verify` in
+	// [Caddy's data directory](https://caddyserver.com/docs/conventions#data-directory).
+	Path string `json:"path,omitempty"`
+
+	// Whether a delivered event is on the disk before its sender gets the
+	// answer. Turned off, a power cut or a crash of the operating system can
+	// make the store forget the deliveries of the last moments, and these
+	// events are forwarded again if they are sent again; a crash of Caddy
+	// alone makes it forget nothing. Default: `true`.
+	Sync *bool `json:"sync,omitempty"`
+
+	// Bytes that must be free in the file system for an event to be recorded.
+	// Below this the handlers' `on_store_error` decides. It can't be less than
+	// 32 MiB, which the database may need by itself. Default: 256 MiB.
+	MinFreeSpace int64 `json:"min_free_space,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (BadgerStore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "instantapi_verify.stores.badger",
+		New: func() caddy.Module { return new(BadgerStore) },
+	}
+}
+
+const (
+	defaultMinFreeSpace = 256 << 20
+
+	// lowestMinFreeSpace covers what the database writes between two looks at
+	// the free space: its log, the tables made of two full memtables, and what
+	// a compaction writes before it deletes its input.
+	lowestMinFreeSpace = 32 << 20
+)
+
+// Provision sets the defaults. It opens nothing, so that a config can be
+// validated beside the server that has the store open.
+func (s *BadgerStore) Provision(_ caddy.Context) error {
+	if s.Path == "" {
+		s.Path = filepath.Join(caddy.AppDataDir(), "instantapi_verify")
+	}
+	path, err := caddy.NewReplacer().ReplaceOrErr(s.Path, true, true)
+	if err != nil {
+		return fmt.Errorf("path: %v", err)
+	}
+	if s.Path, err = filepath.Abs(path); err != nil {
+		return fmt.Errorf("path: %v", err)
+	}
+	if s.Sync == nil {
+		on := true
+		s.Sync = &on
+	}
+	if s.MinFreeSpace == 0 {
+		s.MinFreeSpace = defaultMinFreeSpace
+	}
+	return nil
+}
+
+// Validate checks the values.
+func (s *BadgerStore) Validate() error {
+	if s.MinFreeSpace < lowestMinFreeSpace {
+		return fmt.Errorf("min_free_space: %d bytes is too little, the database itself may need %s",
+			s.MinFreeSpace, humanize.IBytes(lowestMinFreeSpace))
+	}
+	return nil
+}
+
+// Key names the directory: two configs with the same key share an open store.
+func (s *BadgerStore) Key() string { return "badger:" + s.Path }
+
+// Options describes what an open store can't change.
+func (s *BadgerStore) Options() string {
+	sync := "off"
+	if *s.Sync {
+		sync = "on"
+	}
+	return fmt.Sprintf("sync %s, min_free_space %s", sync, humanize.IBytes(uint64(s.MinFreeSpace)))
+}
+
+// Open opens the database. Its errors name the directory and the remedy.
+func (s *BadgerStore) Open() (Store, error) {
+	store, err := openBadger(s.Path, *s.Sync, uint64(s.MinFreeSpace), freeSpace)
+	if err != nil {
+		return nil, fmt.Errorf("store directory %s: %w", s.Path, err)
+	}
+	return store, nil
+}
+
+// badgerStore is an open BadgerStore.
+type badgerStore struct {
+	db      *badger.DB
+	path    string
+	writer  batcher[badgerEntry]
+	version uint64 // of the last commit; the writer's alone
+	space   spaceGuard
+}
+
+type badgerEntry struct {
+	id  Identity
+	rec Record
+}
+
+const (
+	// maxBatch keeps a commit well below Badger's limit for a transaction,
+	// 15% of a memtable: some 13,000 records.
+	maxBatch = 4096
+
+	// recordTimeout is how long a delivery waits for its record while the
+	// disk hangs: the sender's patience is not known, so not for long.
+	recordTimeout = 10 * time.Second
+)
+
+// badgerOptions are chosen for entries of 32 bytes that are written once, looked
+// up once or never, and expire.
+func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options {
+	return badger.DefaultOptions(path).
+		WithLogger(logger).
+		// One sync a transaction. Ours hold all records that wait.
+		WithSyncWrites(sync).
+		// Memory and mapped files are a multiple of these two. With Badger's own
+		// 64 MiB and 1 GiB an empty store maps 2 GiB; with these about 50 MiB.
+		WithMemTableSize(8 << 20).
+		WithValueLogFileSize(1 << 20). // stays empty: our values live in the tree
+		// One memtable in use and one being flushed; each holds 10 MiB.
+		WithNumMemtables(2).
+		// Hashes don't compress, and a cache of blocks does not help where every
+		// key is looked up once. Without both, reads go to the mapped file, so
+		// that the operating system decides what stays in memory.
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		// Damage is an error, not a wrong answer.
+		WithChecksumVerificationMode(options.OnBlockRead).
+		// There is one writer and it never reads: nothing can conflict.
+		WithDetectConflicts(false).
+		WithNumVersionsToKeep(1).
+		// Two is the least that Badger takes; they are idle but for flushes.
+		WithNumCompactors(2).
+		WithMetricsEnabled(false)
+}
+
+// openBadger opens or makes the database in path.
+func openBadger(path string, sync bool, minFree uint64, free func(string) (uint64, error)) (*badgerStore, error) {
+	if err := checkDirectory(path); err != nil {
+		return nil, err
+	}
+	s := &badgerStore{path: path}
+	s.space = spaceGuard{path: path, min: minFree, free: free}
+	if err := s.space.check(); err != nil {
+		return nil, err
+	}
+	if err := markDirectory(path); err != nil {
+		return nil, err
+	}
+	logger := new(badgerLogger)
+	db, err := openManaged(badgerOptions(path, sync, logger))
+	if err == nil {
+		err = logger.complaint()
+	}
+	if err != nil {
+		if db != nil {
+			_ = db.Close()
+		}
+		return nil, explainOpen(err)
+	}
+	logger.opened.Store(true)
+	s.db = db
+	s.version = db.MaxVersion()
+	s.writer = batcher[badgerEntry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
+	return s, nil
+}
+
+// openManaged opens a database whose versions are ours to give. Badger's own
+// make every lookup wait until all commits before it are on the disk.
+func openManaged(opts badger.Options) (db *badger.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil { // seen with damaged tables
+			err = fmt.Errorf("opening it panicked: %v", p)
+		}
+	}()
+	return badger.OpenManaged(opts)
+}
+
+// Lookup implements [Store].
+func (s *badgerStore) Lookup(id Identity) (Record, bool, error) {
+	// At the highest of all versions a read sees whatever is committed.
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	item, err := txn.Get(id[:])
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return Record{}, false, s.space.checkNowAndThen()
+	}
+	if err != nil {
+		return Record{}, false, fmt.Errorf("looking up an event: %w", err)
+	}
+	var rec Record
+	err = item.Value(func(value []byte) error {
+		rec, err = decodeRecord(value)
+		return err
+	})
+	if at := item.ExpiresAt(); at != 0 {
+		rec.ExpiresAt = time.Unix(int64(at), 0)
+	}
+	return rec, err == nil, err
+}
+
+// Record implements [Store].
+func (s *badgerStore) Record(id Identity, rec Record) error {
+	return s.writer.add(badgerEntry{id, rec})
+}
+
+// commit writes the entries in one transaction, with one sync.
+func (s *badgerStore) commit(entries []badgerEntry) error {
+	if err := s.space.check(); err != nil {
+		return err
+	}
+	s.version++
+	txn := s.db.NewTransactionAt(s.version, true)
+	defer txn.Discard()
+	for i := range entries {
+		entry := badger.NewEntry(entries[i].id[:], encodeRecord(entries[i].rec))
+		if at := entries[i].rec.ExpiresAt; !at.IsZero() {
+			entry.ExpiresAt = uint64(at.Unix())
+		}
+		if err := txn.SetEntry(entry); err != nil {
+			return fmt.Errorf("recording %d events: %w", len(entries), err)
+		}
+	}
+	if err := txn.CommitAt(s.version, nil); err != nil {
+		return fmt.Errorf("recording %d events: %w", len(entries), err)
+	}
+	// Nobody reads an older version: compactions may drop them.
+	s.db.SetDiscardTs(s.version)
+	return nil
+}
+
+// Close implements [Store].
+func (s *badgerStore) Close() error {
+	s.writer.close()
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("closing the store in %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// recordFormat is the first byte of a value: 1 byte format, 2 bytes status, 5
+// bytes seconds since 1970, 8 bytes hash of the body. When it expires is an
+// attribute of Badger's entry.
+const recordFormat = 1
+
+func encodeRecord(rec Record) []byte {
+	value := make([]byte, 16)
+	binary.BigEndian.PutUint64(value, uint64(rec.DeliveredAt.Unix()))
+	value[0] = recordFormat
+	binary.BigEndian.PutUint16(value[1:], uint16(rec.Status))
+	binary.BigEndian.PutUint64(value[8:], rec.BodyHash)
+	return value
+}
+
+func decodeRecord(value []byte) (Record, error) {
+	if len(value) != 16 || value[0] != recordFormat {
+		return Record{}, errors.New("record has an unknown format: it was written by another version of this module")
+	}
+	var seconds [8]byte
+	copy(seconds[3:], value[3:8])
+	return Record{
+		DeliveredAt: time.Unix(int64(binary.BigEndian.Uint64(seconds[:])), 0),
+		Status:      int(binary.BigEndian.Uint16(value[1:])),
+		BodyHash:    binary.BigEndian.Uint64(value[8:]),
+	}, nil
+}
+
+// spaceGuard keeps the database from filling the file system. Badger writes
+// through mapped sparse files: without room the write is a SIGBUS, and the
+// process is gone.
+type spaceGuard struct {
+	path string
+	min  uint64
+	free func(path string) (uint64, error)
+
+	lastLook atomic.Int64          // Unix nanoseconds
+	lastErr  atomic.Pointer[error] // of the last look; nil: room enough
+}
+
+// lookInterval is how old a reading may be when an event is about to be
+// forwarded. (Before a write there is always a new one.)
+const lookInterval = 100 * time.Millisecond
+
+// errNoSpace means that there is less free space than min_free_space.
+var errNoSpace = errors.New("not enough free space")
+
+func (g *spaceGuard) check() error {
+	free, err := g.free(g.path)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("reading the free space of %s: %w", g.path, err)
+	case free < g.min:
+		err = fmt.Errorf("%w: %s free in %s, min_free_space is %s; make room, or choose another path",
+			errNoSpace, humanize.IBytes(free), g.path, humanize.IBytes(g.min))
+	}
+	g.lastLook.Store(time.Now().UnixNano())
+	g.lastErr.Store(&err)
+	return err
+}
+
+// checkNowAndThen is check, but for a reading that is new enough.
+func (g *spaceGuard) checkNowAndThen() error {
+	age := time.Now().UnixNano() - g.lastLook.Load()
+	if age < 0 || age > int64(lookInterval) { // below 0: the clock was set back
+		return g.check()
+	}
+	return *g.lastErr.Load()
+}
+
+const (
+	// markFile tells our directory from any other, so that a path with a typo
+	// does not turn somebody's folder into a database.
+	markFile    = "INSTANTAPI_VERIFY"
+	markContent = "instantapi_verify store, format 1\n"
+)
+
+// checkDirectory makes the directory, and makes sure that it is ours, or empty.
+func checkDirectory(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("it can't be made: %w; give a path that the user who runs Caddy may write to", err)
+	}
+	files, err := os.ReadDir(path)
+	if err != nil {
+		return fmt.Errorf("it can't be read: %w; give it to the user who runs Caddy", err)
+	}
+	mark, err := os.ReadFile(filepath.Join(path, markFile))
+	switch {
+	case err == nil && string(mark) == markContent:
+		return checkComplete(files)
+	case err == nil:
+		return fmt.Errorf("it was made by another version of this module (%s says %q); use that version, or another path", markFile, strings.TrimSpace(string(mark)))
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; give it to the user who runs Caddy", err)
+	}
+	for _, file := range files {
+		// lost+found: a file system of its own is a good place for a store
+		if name := file.Name(); name != "lost+found" && name != markFile+".new" {
+			return fmt.Errorf("it holds something else (%s); give an empty or a new directory", name)
+		}
+	}
+	return nil
+}
+
+// checkComplete refuses a database without its manifest. Badger takes it for a
+// new one and deletes every table as unknown.
+func checkComplete(files []fs.DirEntry) error {
+	tables, manifest := 0, false
+	for _, file := range files {
+		if strings.HasSuffix(file.Name(), ".sst") {
+			tables++
+		}
+		manifest = manifest || file.Name() == badger.ManifestFilename
+	}
+	if tables > 0 && !manifest {
+		return fmt.Errorf("it is damaged: %s is missing beside %d tables; %s", badger.ManifestFilename, tables, restoreAdvice)
+	}
+	return nil
+}
+
+const restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, which forwards again whatever is sent again"
+
+// markDirectory writes the mark, whole or not at all.
+func markDirectory(path string) error {
+	mark := filepath.Join(path, markFile)
+	if _, err := os.Stat(mark); err == nil {
+		return nil
+	}
+	if err := os.WriteFile(mark+".new", []byte(markContent), 0o600); err != nil {
+		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
+	}
+	return os.Rename(mark+".new", mark)
+}
+
+// explainOpen adds the remedy to an error from Badger. Badger has no error
+// values for these, so its words decide.
+func explainOpen(err error) error {
+	if strings.Contains(err.Error(), "Cannot acquire directory lock") {
+		return fmt.Errorf("another process has it open: %w; this is usually another Caddy, in which case use 'caddy reload' to change its config, or give this one another path", err)
+	}
+	if errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "read-only file system") {
+		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
+	}
+	return fmt.Errorf("it is damaged, or not a database of this version: %w; %s", err, restoreAdvice)
+}
+
+// badgerLogger passes Badger's log on to Caddy's, a level lower: what Badger
+// calls info is of no interest to an operator.
+type badgerLogger struct {
+	opened atomic.Bool
+	first  atomic.Pointer[string]
+}
+
+// complaint returns the first error that Badger logged while opening. It opens
+// a database without a table whose checksum is wrong, and only logs it.
+func (l *badgerLogger) complaint() error {
+	if first := l.first.Load(); first != nil {
+		return errors.New(*first)
+	}
+	return nil
+}
+
+func (l *badgerLogger) Errorf(format string, args ...any) {
+	message := strings.TrimSpace(fmt.Sprintf(format, args...))
+	if !l.opened.Load() {
+		l.first.CompareAndSwap(nil, &message)
+		return
+	}
+	storeLog().Error(message)
+}
+
+func (l *badgerLogger) Warningf(format string, args ...any) {
+	storeLog().Warn(strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+func (l *badgerLogger) Infof(format string, args ...any) { l.Debugf(format, args...) }
+
+func (l *badgerLogger) Debugf(format string, args ...any) {
+	log := storeLog()
+	if log.Core().Enabled(zap.DebugLevel) {
+		log.Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
+	}
+}
+
+// storeLog returns the log of the config that is in force: an open store
+// outlives the one that opened it.
+func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
+
+// Interface guards
+var (
+	_ caddy.Provisioner = (*BadgerStore)(nil)
+	_ caddy.Validator   = (*BadgerStore)(nil)
+	_ StoreModule       = (*BadgerStore)(nil)
+	_ Store             = (*badgerStore)(nil)
+	_ badger.Logger     = (*badgerLogger)(nil)
+)

@@ -1,0 +1,15 @@
+// Command caddy is Caddy with this module, and all of Caddy's own modules:
+//
+//	go run ./examples/caddy run --config examples/quickstart/Caddyfile
+//
+// It is what `xcaddy build` writes, for those who have Go and nothing else.
+package main
+
+import (
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/instantapi/caddy-instantapi-verify"
+)
+
+func main() { caddycmd.Main() }

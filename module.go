@@ -1,0 +1,814 @@
+// Package instantapi is a Caddy module that lets only authentic, whole and new
+// InstantAPI webhook events through to a backend.
+//
+// The way of a request is [Handler.ServeHTTP]: read the raw body, check its
+// HMAC-SHA256, claim the event, forward it, record the delivery.
+package instantapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/cespare/xxhash/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler guards a webhook endpoint for events of InstantAPI. A request comes
+// through to the next handler only if its body is signed with one of the
+// secrets, and if its event has not been delivered before. An event counts as
+// delivered when the next handlers answer with a status of 2xx; that is recorded
+// in the store of the app `instantapi_verify` before the answer goes out.
+//
+// The next handlers get the body byte for byte, and three request headers:
+// `X-InstantAPI-Verified: true`, `Idempotency-Key` with the identity of the event
+// and, where the store could not be asked, `X-InstantAPI-Deduplicated: false`.
+//
+// It sets these placeholders, and access log fields of the same names under
+// `instantapi_verify`:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.instantapi_verify.event_type}` | The event's `event_type`
+// `{http.instantapi_verify.task_id}` | The event's `task_id`
+// `{http.instantapi_verify.status}` | The event's `status`
+// `{http.instantapi_verify.outcome}` | What became of the request: `forwarded`, `duplicate`, `bad_signature`, ...
+//
+// The first three are empty until the signature is verified.
+type Handler struct {
+	// The webhook secrets. An event signed with any of them is authentic; give
+	// the old and the new one while you rotate. The placeholders `{env.*}` and
+	// `{file.*}` are replaced when the config loads, which fails where one is
+	// unset, empty or unreadable. Required.
+	Secrets []string `json:"secrets,omitempty"`
+
+	// The request header that carries the signature: 64 hex digits, with an
+	// optional `sha256=` in front. Default: `X-InstantAPI-Signature`.
+	SignatureHeader string `json:"signature_header,omitempty"`
+
+	// The largest body in bytes; more is answered with 413. Default: 4194304
+	// (4 MiB).
+	MaxBodySize int64 `json:"max_body_size,omitempty"`
+
+	// Whether to answer the request with which the sender tests that a newly
+	// registered endpoint can be reached: `GET`, `HEAD`, and a `POST` without a
+	// signature whose body (at most 4 KiB) holds no `task_id` get a 200. They
+	// are not forwarded. Default: `false`, as a strict endpoint says 401 to
+	// everything that is not signed.
+	AnswerVerificationRequests bool `json:"answer_verification_requests,omitempty"`
+
+	// Events are duplicates only within one scope, so that two endpoints each
+	// get their copy. Request placeholders are allowed, but mind that a request
+	// says itself what they are, and that its signature covers the body only: a
+	// scope that a replayed request can choose is no defence against replays.
+	// Default: `{http.request.host}{http.request.orig_uri.path}`, compared like
+	// Caddy's own matchers compare them: without regard to case, doubled
+	// slashes and dot segments.
+	Scope string `json:"scope,omitempty"`
+
+	// The top-level fields of the body that tell one event from another. Where
+	// one is missing or empty, the whole body does. Default:
+	// `["event_type", "task_id"]`.
+	DedupeBy []string `json:"dedupe_by,omitempty"`
+
+	// How long a delivered event is remembered: a duration, or `forever`. The
+	// signature does not cover a time, so this is also for how long a recorded
+	// request can't be replayed. Default: `720h`.
+	Retention Retention `json:"retention,omitempty"`
+
+	// How long a request waits for the outcome if another request is delivering
+	// the same event; after that it is answered with 503 and `Retry-After`. 0
+	// does not wait. Default: `5s`.
+	InFlightWait *caddy.Duration `json:"in_flight_wait,omitempty"`
+
+	// How long a delivery may take. It goes on when the sender hangs up, so
+	// that the success of a slow backend is remembered. Default: `2m`.
+	ForwardTimeout caddy.Duration `json:"forward_timeout,omitempty"`
+
+	// What to do with a new event while the store fails: `reject` answers with
+	// 503 and `Retry-After`; `forward` delivers it, marked with
+	// `X-InstantAPI-Deduplicated: false`. Default: `reject`.
+	OnStoreError string `json:"on_store_error,omitempty"`
+
+	// Whether to do without a store: verify and forward, duplicates and all.
+	// Default: `false`.
+	VerifyOnly bool `json:"verify_only,omitempty"`
+
+	app      *App
+	log      *zap.Logger
+	verifier *Verifier
+	fields   []string // to be read from an event: first the placeholders', then DedupeBy
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.instantapi_verify",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+const (
+	defaultMaxBodySize    = 4 << 20
+	defaultRetention      = Retention(720 * time.Hour)
+	defaultInFlightWait   = caddy.Duration(5 * time.Second)
+	defaultForwardTimeout = caddy.Duration(2 * time.Minute)
+
+	onStoreErrorReject  = "reject"
+	onStoreErrorForward = "forward"
+
+	// maxVerificationRequest is the largest body of a request that may be the
+	// sender's test whether the endpoint can be reached.
+	maxVerificationRequest = 4 << 10
+
+	// retryAfter is how many seconds a sender is asked to leave an event alone
+	// that can't be delivered just now.
+	retryAfter = "5"
+)
+
+// The headers by which the next handlers know what has been done for them.
+const (
+	headerVerified     = "X-Instantapi-Verified"
+	headerDeduplicated = "X-Instantapi-Deduplicated"
+	headerIdempotency  = "Idempotency-Key"
+)
+
+// eventFields are the fields that have a placeholder.
+var eventFields = []string{"event_type", "task_id", "status"}
+
+// Provision sets the defaults, resolves the secrets and finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.log = ctx.Logger()
+	h.setDefaults()
+	h.fields = append(slices.Clone(eventFields), h.DedupeBy...)
+
+	secrets, err := resolveSecrets(h.Secrets)
+	if err != nil {
+		return err
+	}
+	if h.verifier, err = NewVerifier(secrets...); err != nil {
+		return fmt.Errorf("secret: %w", err)
+	}
+	if h.VerifyOnly {
+		return nil
+	}
+	app, err := ctx.App("instantapi_verify")
+	if err != nil {
+		return err
+	}
+	h.app = app.(*App)
+	return nil
+}
+
+func (h *Handler) setDefaults() {
+	if h.SignatureHeader == "" {
+		h.SignatureHeader = DefaultSignatureHeader
+	}
+	if h.MaxBodySize == 0 {
+		h.MaxBodySize = defaultMaxBodySize
+	}
+	if h.DedupeBy == nil {
+		h.DedupeBy = []string{"event_type", "task_id"}
+	}
+	if h.Retention == 0 {
+		h.Retention = defaultRetention
+	}
+	if h.InFlightWait == nil {
+		wait := defaultInFlightWait
+		h.InFlightWait = &wait
+	}
+	if h.ForwardTimeout == 0 {
+		h.ForwardTimeout = defaultForwardTimeout
+	}
+	if h.OnStoreError == "" {
+		h.OnStoreError = onStoreErrorReject
+	}
+}
+
+// resolveSecrets replaces the placeholders. Its errors name a secret by its
+// position, and a placeholder only where it is all there is: in "{env.A}x" or
+// "{x}" the rest may be the secret itself.
+func resolveSecrets(secrets []string) ([]string, error) {
+	repl := caddy.NewReplacer()
+	var resolved []string
+	for i, secret := range secrets {
+		value, err := repl.ReplaceOrErr(secret, true, true)
+		if err == nil {
+			resolved = append(resolved, value)
+			continue
+		}
+		name := "a placeholder in it"
+		inner := strings.TrimSuffix(strings.TrimPrefix(secret, "{"), "}")
+		source, _, _ := strings.Cut(inner, ".")
+		if (source == "env" || source == "file") && secret == "{"+inner+"}" && !strings.ContainsAny(inner, "{}") {
+			name = secret
+		}
+		return nil, fmt.Errorf("secret %d: %s is unset, empty, unreadable or unknown (a literal brace in a secret is written \\{)", i+1, name)
+	}
+	return resolved, nil
+}
+
+// Validate checks the values.
+func (h *Handler) Validate() error {
+	if strings.Trim(h.SignatureHeader, tokenCharacters) != "" {
+		return fmt.Errorf("signature_header: %q is not a header name", h.SignatureHeader)
+	}
+	if h.MaxBodySize < 0 {
+		return fmt.Errorf("max_body_size: %d is not a size, give a number of bytes above 0", h.MaxBodySize)
+	}
+	if err := checkDedupeBy(h.DedupeBy); err != nil {
+		return fmt.Errorf("dedupe_by: %w", err)
+	}
+	if h.Retention != Forever && time.Duration(h.Retention) < time.Second {
+		return fmt.Errorf("retention: %s is too short, give 1s or more, or forever", time.Duration(h.Retention))
+	}
+	if *h.InFlightWait < 0 {
+		return fmt.Errorf("in_flight_wait: %s is below 0", time.Duration(*h.InFlightWait))
+	}
+	if h.ForwardTimeout < 0 {
+		return fmt.Errorf("forward_timeout: %s is below 0", time.Duration(h.ForwardTimeout))
+	}
+	if err := checkOnStoreError(h.OnStoreError); err != nil {
+		return fmt.Errorf("on_store_error: %w", err)
+	}
+	return nil
+}
+
+// tokenCharacters are what a header name is made of (RFC 9110, section 5.6.2).
+const tokenCharacters = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+func checkOnStoreError(policy string) error {
+	if policy != onStoreErrorReject && policy != onStoreErrorForward {
+		return fmt.Errorf("%q is neither reject nor forward", policy)
+	}
+	return nil
+}
+
+func checkDedupeBy(fields []string) error {
+	if len(fields) == 0 {
+		return errors.New("give one field or more")
+	}
+	for i, field := range fields {
+		if field == "" {
+			return errors.New("a field's name is empty")
+		}
+		if slices.Contains(fields[:i], field) {
+			return fmt.Errorf("field %q is there twice", field)
+		}
+	}
+	return nil
+}
+
+// ServeHTTP is the way of a request. Each step either goes on to the next one or
+// answers and ends.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	ev := newEvent(r)
+
+	// Before the body is read: what can be refused for free.
+	signatures := r.Header.Values(h.SignatureHeader)
+	if h.isVerificationRequest(r, signatures) {
+		return h.answer(w, r, ev, answerVerification, nil)
+	}
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", h.allowedMethods())
+		return h.answer(w, r, ev, answerMethod, fmt.Errorf("method %q is not POST", r.Method))
+	}
+	signature, err := ParseSignature(signatures)
+	if err != nil {
+		return h.answer(w, r, ev, answerSignature, err)
+	}
+
+	// Verify the bytes as they were sent, before anything is made of them.
+	body, err := readBody(r, h.MaxBodySize)
+	if err != nil {
+		return h.answer(w, r, ev, answerForReadError(err), err)
+	}
+	ev.size = len(body)
+	if _, err := h.verifier.Verify(body, signature); err != nil {
+		return h.answer(w, r, ev, answerSignature, err)
+	}
+	ev.bodyHash = xxhash.Sum64(body)
+	id, err := h.identify(r, body, ev)
+	if err != nil {
+		return h.answer(w, r, ev, answerJSON, err)
+	}
+	prepareForward(r, body, id)
+	if h.VerifyOnly {
+		return h.forward(w, r, next, ev, nil)
+	}
+
+	// Claim the event: from here on nobody else delivers it.
+	ledger, err := h.app.acquire()
+	if err != nil {
+		return h.withoutStore(w, r, next, ev, nil, err)
+	}
+	defer h.app.release() //nolint:errcheck // the store logs why it can't close
+	claim, before, err := ledger.claim(r.Context(), id, time.Duration(*h.InFlightWait))
+	switch {
+	case before != nil:
+		return h.acknowledge(w, r, ev, before)
+	case claim == nil:
+		return h.answer(w, r, ev, answerInFlight, err)
+	case err != nil:
+		return h.withoutStore(w, r, next, ev, claim, err)
+	}
+	return h.forward(w, r, next, ev, claim)
+}
+
+// isVerificationRequest reports whether this is the sender's test that the
+// endpoint can be reached, and is to be answered as such.
+func (h *Handler) isVerificationRequest(r *http.Request, signatures []string) bool {
+	if !h.AnswerVerificationRequests {
+		return false
+	}
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	if r.Method != http.MethodPost || len(signatures) > 0 {
+		return false
+	}
+	body, err := readBody(r, maxVerificationRequest)
+	return err == nil && !mentionsTask(body)
+}
+
+// mentionsTask reports whether an unsigned body could be meant as an event,
+// which must not be answered with a 200. It errs on the side of yes.
+func mentionsTask(body []byte) bool {
+	if bytes.Contains(body, []byte("task_id")) {
+		return true
+	}
+	values, err := scanEvent(body, []string{"task_id"}) // for names with escapes
+	return err == nil && values[0] != nil
+}
+
+func (h *Handler) allowedMethods() string {
+	if h.AnswerVerificationRequests {
+		return "GET, HEAD, POST"
+	}
+	return http.MethodPost
+}
+
+// Why a body could not be read to its end.
+var errBodyTooLarge = errors.New("body is larger than max_body_size")
+
+// readBody returns the whole body. Its buffer grows with what arrives, so a
+// sender that announces much and sends little costs little.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, errBodyTooLarge
+	}
+	const firstRead = 64 << 10
+	size := int64(4 << 10)
+	if r.ContentLength >= 0 {
+		size = min(r.ContentLength+1, firstRead) // one more, to see the end without growing
+	}
+	body := make([]byte, 0, size)
+	for {
+		n, err := r.Body.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		if int64(len(body)) > limit {
+			return nil, errBodyTooLarge
+		}
+		if err == io.EOF {
+			return body, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the body after %d bytes: %w", len(body), err)
+		}
+		if len(body) == cap(body) {
+			body = slices.Grow(body, len(body))
+		}
+	}
+}
+
+// identify reads the event's fields and returns the identity they give it. It
+// depends on nothing that the signature does not cover, but for the scope.
+func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, error) {
+	scope := h.scopeOf(r)
+	values, err := scanEvent(body, h.fields)
+	if err != nil && isEncoded(r) {
+		return identifyBody(scope, body), nil
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	ev.eventType, _ = text(values[0])
+	ev.taskID, _ = text(values[1])
+	ev.status, _ = text(values[2])
+
+	identity := make([]string, 0, len(h.DedupeBy))
+	for _, value := range values[len(eventFields):] {
+		said, exact := text(value)
+		if said == "" || !exact {
+			return identifyBody(scope, body), nil
+		}
+		// Of the kind too, so that the text "1" is not the number 1.
+		identity = append(identity, value.Kind().String()+said)
+	}
+	return identifyFields(scope, identity...), nil
+}
+
+// isEncoded reports whether the body may be something else than JSON. A body
+// that says so is scanned all the same: the header is not signed, and who adds
+// it to a recorded event must not get another identity by that.
+func isEncoded(r *http.Request) bool {
+	encoding := r.Header.Get("Content-Encoding")
+	return encoding != "" && !strings.EqualFold(encoding, "identity")
+}
+
+// scopeOf returns the scope within which the request's event is a duplicate.
+func (h *Handler) scopeOf(r *http.Request) string {
+	if h.Scope != "" {
+		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+		return repl.ReplaceKnown(h.Scope, "")
+	}
+	// Host and original path in one spelling. Caddy's matchers take the others
+	// for the same, so a replay must not get a scope of its own by them.
+	host, _, err := net.SplitHostPort(r.Host)
+	if err != nil {
+		host = r.Host
+	}
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if !ok {
+		original = *r
+	}
+	path := caddyhttp.CleanPath(original.URL.Path, true)
+	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
+}
+
+// prepareForward makes of the request what the next handlers get.
+func prepareForward(r *http.Request, body []byte, id Identity) {
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength = int64(len(body))
+	r.TransferEncoding = nil
+	r.Trailer = nil
+	r.Header.Set("Content-Length", strconv.Itoa(len(body))) // FastCGI reads it here
+	r.Header.Del("Trailer")
+	r.Header.Del("Expect") // fulfilled: the body has been read
+
+	r.Header.Del(headerDeduplicated)
+	r.Header.Set(headerVerified, "true")
+	r.Header.Set(headerIdempotency, id.String())
+}
+
+// withoutStore is for a new event that the store can't say anything about. It
+// has a claim if only the lookup failed.
+func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim, cause error) error {
+	if h.OnStoreError == onStoreErrorForward {
+		h.log.Error("store fails: forwarding an event that may have been delivered before", ev.describe(r, cause)...)
+		r.Header.Set(headerDeduplicated, "false")
+		return h.forward(w, r, next, ev, c)
+	}
+	if c != nil {
+		c.release()
+	}
+	return h.answer(w, r, ev, answerStore, cause)
+}
+
+// forward hands the event to the next handlers and, if they accept it, records
+// the delivery before the sender learns of it. Without a claim there is nothing
+// to record.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim) error {
+	// The sender's hanging up must not end the delivery: what the backend has
+	// accepted would not be remembered, and would be forwarded again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.ForwardTimeout))
+	defer cancel()
+
+	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
+	dw := &deliveryWriter{
+		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		delivered:             func(status int) { h.record(r, ev, c, status) },
+	}
+	defer func() {
+		if dw.accepted() {
+			return
+		}
+		ev.outcome = outcomeUpstreamFailed
+		if c != nil {
+			c.release() // also when a handler panicked
+		}
+	}()
+
+	err := next.ServeHTTP(dw, r.WithContext(ctx))
+	if err == nil && dw.status == 0 {
+		return h.endUnanswered(dw, r, ev)
+	}
+	if !dw.accepted() {
+		h.log.Warn("event was not accepted; it is forwarded again when it is sent again",
+			append(ev.describe(r, err), zap.Int("backend_status", dw.status))...)
+	}
+	return err
+}
+
+// endUnanswered is for a delivery that no handler wrote an answer to.
+func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) error {
+	if unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool); unhandled {
+		// Caddy would answer 200, and the sender would take the event for
+		// delivered, though nobody has got it.
+		return h.answer(dw.ResponseWriter, r, ev, answerNoBackend,
+			errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?"))
+	}
+	dw.WriteHeader(http.StatusOK) // as net/http does
+	return nil
+}
+
+// record remembers that the backend accepted the event.
+func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
+	if c != nil {
+		if err := c.delivered(h.newRecord(ev, status)); err != nil {
+			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
+				ev.describe(r, err)...)
+		}
+	}
+	if checked := h.log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
+		checked.Write(append(ev.describe(r, nil), zap.Int("backend_status", status))...)
+	}
+}
+
+// now is the clock. Retention follows it: set forward, it ends the remembering
+// of events early by as much as it was set; set back, late.
+var now = time.Now
+
+func (h *Handler) newRecord(ev *event, status int) Record {
+	rec := Record{DeliveredAt: now(), Status: status, BodyHash: ev.bodyHash}
+	if h.Retention != Forever {
+		// Rounded up, because a record expires at the beginning of a second.
+		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
+	}
+	return rec
+}
+
+// deliveryWriter passes an answer on as it comes, but tells of a success before
+// it lets it out.
+type deliveryWriter struct {
+	*caddyhttp.ResponseWriterWrapper
+	delivered func(status int)
+	status    int // 0 until there is a final one
+}
+
+func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *deliveryWriter) WriteHeader(status int) {
+	final := status >= 200 || status == http.StatusSwitchingProtocols
+	if final && w.status == 0 {
+		w.status = status
+		if w.accepted() {
+			w.delivered(status)
+		}
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *deliveryWriter) Write(p []byte) (int, error) {
+	w.implyHeader()
+	return w.ResponseWriterWrapper.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *deliveryWriter) ReadFrom(r io.Reader) (int64, error) {
+	w.implyHeader()
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError is what http.ResponseController calls; without it the flush would
+// go past this writer and let an answer out.
+func (w *deliveryWriter) FlushError() error {
+	w.implyHeader()
+	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:bodyclose
+}
+
+func (w *deliveryWriter) implyHeader() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// answer is what a request is told that does not reach the backend.
+type answer struct {
+	status  int
+	outcome string
+	body    string
+	message string // for the log; the body is the same for every cause
+	level   zapcore.Level
+}
+
+// Outcomes, as in the placeholder, the access log and the metrics.
+const (
+	outcomeForwarded      = "forwarded"
+	outcomeUpstreamFailed = "upstream_failed"
+	outcomeDuplicate      = "duplicate"
+	outcomeChanged        = "duplicate_changed"
+)
+
+var (
+	answerVerification = answer{http.StatusOK, "verification_request", `{"received": true}`,
+		"verification request answered", zap.InfoLevel}
+	answerDuplicate = answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
+		"duplicate dropped", zap.InfoLevel}
+	answerChanged = answer{http.StatusOK, outcomeChanged, `{"received": true, "duplicate": true}`,
+		"duplicate dropped, though its bytes differ from the delivered event's", zap.WarnLevel}
+	answerMethod = answer{http.StatusMethodNotAllowed, "method", `{"error": "Method not allowed"}`,
+		"request refused", zap.WarnLevel}
+	answerSignature = answer{http.StatusUnauthorized, "bad_signature", `{"error": "Invalid signature"}`,
+		"request refused", zap.WarnLevel}
+	answerTooLarge = answer{http.StatusRequestEntityTooLarge, "too_large", `{"error": "Body too large"}`,
+		"request refused", zap.WarnLevel}
+	answerIncomplete = answer{http.StatusBadRequest, "incomplete", `{"error": "Incomplete body"}`,
+		"request refused", zap.WarnLevel}
+	answerTooSlow = answer{http.StatusRequestTimeout, "incomplete", `{"error": "Request timeout"}`,
+		"request refused", zap.WarnLevel}
+	answerJSON = answer{http.StatusBadRequest, "bad_json", `{"error": "Invalid JSON"}`,
+		"request refused", zap.WarnLevel}
+	answerInFlight = answer{http.StatusServiceUnavailable, "in_flight_timeout", `{"error": "Delivery in progress"}`,
+		"event is still being delivered by another request", zap.WarnLevel}
+	answerStore = answer{http.StatusServiceUnavailable, "store_error", `{"error": "Store unavailable"}`,
+		"store fails: event refused", zap.ErrorLevel}
+	answerNoBackend = answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
+		"event was not accepted", zap.ErrorLevel}
+)
+
+// answerForReadError returns what to say to a sender whose body did not arrive.
+func answerForReadError(err error) answer {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, errBodyTooLarge) {
+		return answerTooLarge
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return answerTooSlow
+	}
+	return answerIncomplete
+}
+
+// acknowledge answers for an event that was delivered before.
+func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *Record) error {
+	if before.BodyHash != ev.bodyHash {
+		return h.answer(w, r, ev, answerChanged, nil)
+	}
+	return h.answer(w, r, ev, answerDuplicate, nil)
+}
+
+// answer ends a request without the backend. A site with error routes gets to
+// say it in its own words.
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a answer, cause error) error {
+	ev.outcome = a.outcome
+	if checked := h.log.Check(a.level, a.message); checked != nil {
+		checked.Write(ev.describe(r, cause)...)
+	}
+	if a.status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	if a.status >= 400 && hasErrorRoute(r) {
+		return caddyhttp.Error(a.status, cause)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(a.status)
+	_, _ = io.WriteString(w, a.body) // nobody is left to tell if this fails
+	return nil
+}
+
+// hasErrorRoute reports whether the request's site has error routes. They are
+// the server's, each with the site's own matcher in front.
+func hasErrorRoute(r *http.Request) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.Errors == nil {
+		return false
+	}
+	for _, route := range server.Errors.Routes {
+		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
+			return true
+		}
+	}
+	return false
+}
+
+// event is what is known of a request's event, for placeholders and logs.
+type event struct {
+	eventType, taskID, status string
+	outcome                   string
+	size                      int    // of the body in bytes
+	bodyHash                  uint64 // tells a changed repeat from a true one
+}
+
+// newEvent makes the request's placeholders and access log fields.
+func newEvent(r *http.Request) *event {
+	ev := new(event)
+	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(ev.placeholder)
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.Object("instantapi_verify", ev))
+	}
+	return ev
+}
+
+func (ev *event) placeholder(key string) (any, bool) {
+	switch key {
+	case "http.instantapi_verify.event_type":
+		return ev.eventType, true
+	case "http.instantapi_verify.task_id":
+		return ev.taskID, true
+	case "http.instantapi_verify.status":
+		return ev.status, true
+	case "http.instantapi_verify.outcome":
+		return ev.outcome, true
+	default:
+		return nil, false
+	}
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("outcome", ev.outcome)
+	if ev.eventType != "" {
+		enc.AddString("event_type", ev.eventType)
+	}
+	if ev.taskID != "" {
+		enc.AddString("task_id", ev.taskID)
+	}
+	if ev.status != "" {
+		enc.AddString("status", ev.status)
+	}
+	return nil
+}
+
+// describe returns the log fields of a request. There is nothing in them that
+// could be used to forge or to replay an event.
+func (ev *event) describe(r *http.Request, cause error) []zap.Field {
+	fields := []zap.Field{
+		zap.String("remote_addr", r.RemoteAddr),
+		zap.Int64("length", max(int64(ev.size), r.ContentLength)),
+		zap.Inline(ev),
+	}
+	if cause != nil {
+		fields = append(fields, zap.NamedError("reason", cause))
+	}
+	return fields
+}
+
+// Retention is how long a delivered event is remembered. In JSON it is a number
+// of nanoseconds, a [duration](https://caddyserver.com/docs/conventions#durations)
+// like `720h` or `30d`, or `forever`.
+type Retention time.Duration
+
+// Forever is the Retention of events that are never forgotten.
+const Forever Retention = -1
+
+// ParseRetention reads a duration or "forever".
+func ParseRetention(s string) (Retention, error) {
+	if s == "forever" {
+		return Forever, nil
+	}
+	d, err := caddy.ParseDuration(s)
+	if err != nil {
+		return 0, err
+	}
+	if d < time.Second {
+		return 0, fmt.Errorf("%s is too short, give 1s or more, or forever", s)
+	}
+	return Retention(d), nil
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Retention) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err == nil {
+		*d, err = ParseRetention(s)
+		return err
+	}
+	return json.Unmarshal(b, (*int64)(d))
+}
+
+// MarshalJSON implements json.Marshaler.
+func (d Retention) MarshalJSON() ([]byte, error) {
+	if d == Forever {
+		return []byte(`"forever"`), nil
+	}
+	return json.Marshal(int64(d))
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ http.ResponseWriter         = (*deliveryWriter)(nil)
+	_ io.ReaderFrom               = (*deliveryWriter)(nil)
+	_ zapcore.ObjectMarshaler     = (*event)(nil)
+	_ json.Unmarshaler            = (*Retention)(nil)
+)
