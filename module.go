@@ -300,7 +300,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.answer(w, r, ev, answerForReadError(err), err)
 	}
-	ev.size = len(body)
+	ev.size, ev.bodyRead = len(body), true
 	if _, err := h.verifier.Verify(body, signature); err != nil {
 		return h.answer(w, r, ev, answerSignature, err)
 	}
@@ -496,13 +496,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		delivered:             func(status int) { h.record(r, ev, c, status) },
 	}
-	defer func() {
-		if dw.accepted() {
-			return
-		}
-		ev.outcome = outcomeUpstreamFailed
-		if c != nil {
-			c.release() // also when a handler panicked
+	defer func() { // deferred, for handlers that panic
+		if !dw.accepted() && c != nil {
+			c.release()
 		}
 	}()
 
@@ -511,6 +507,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		return h.endUnanswered(dw, r, ev)
 	}
 	if !dw.accepted() {
+		ev.outcome = outcomeUpstreamFailed
 		h.log.Warn("event was not accepted; it is forwarded again when it is sent again",
 			append(ev.describe(r, err), zap.Int("backend_status", dw.status))...)
 	}
@@ -675,6 +672,9 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a an
 	if a.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 	}
+	if !ev.bodyRead {
+		answerBeforeBody(w, r)
+	}
 	if a.status >= 400 && hasErrorRoute(r) {
 		return caddyhttp.Error(a.status, cause)
 	}
@@ -682,6 +682,26 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a an
 	w.WriteHeader(a.status)
 	_, _ = io.WriteString(w, a.body) // nobody is left to tell if this fails
 	return nil
+}
+
+// maxDrain is how much of a body it is worth reading only to be able to use the
+// connection again; the same as net/http's.
+const maxDrain = 256 << 10
+
+// answerBeforeBody lets an answer out although the body is not read. By itself
+// net/http waits for up to 256 KiB of it before it answers, as long as the sender
+// likes, and even asks for it with "100 Continue": Caddy wraps the body, and
+// that hides from net/http what kind it is.
+func answerBeforeBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
+		return
+	}
+	if r.ContentLength > maxDrain || r.Header.Get("Expect") != "" {
+		w.Header().Set("Connection", "close")
+		return
+	}
+	// What was sent along with the header is here by then.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 }
 
 // hasErrorRoute reports whether the request's site has error routes. They are
@@ -703,6 +723,7 @@ func hasErrorRoute(r *http.Request) bool {
 type event struct {
 	eventType, taskID, status string
 	outcome                   string
+	bodyRead                  bool
 	size                      int    // of the body in bytes
 	bodyHash                  uint64 // tells a changed repeat from a true one
 }
@@ -735,17 +756,21 @@ func (ev *event) placeholder(key string) (any, bool) {
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("outcome", ev.outcome)
-	if ev.eventType != "" {
-		enc.AddString("event_type", ev.eventType)
-	}
-	if ev.taskID != "" {
-		enc.AddString("task_id", ev.taskID)
-	}
-	if ev.status != "" {
-		enc.AddString("status", ev.status)
+	for i, value := range []string{ev.eventType, ev.taskID, ev.status} {
+		if value == "" {
+			continue
+		}
+		if len(value) > maxLogged {
+			value = strings.ToValidUTF8(value[:maxLogged], "") + "..."
+		}
+		enc.AddString(eventFields[i], value)
 	}
 	return nil
 }
+
+// maxLogged cuts what an event says of itself, in bytes: a log is no place for
+// a body.
+const maxLogged = 128
 
 // describe returns the log fields of a request. There is nothing in them that
 // could be used to forge or to replay an event.
