@@ -115,6 +115,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		err = checkOnStoreError(args[0])
 	case "verify_only":
 		h.VerifyOnly = true
+	default:
+		return d.Errf("unknown option %s", option)
 	}
 	if err != nil {
 		return d.Errf("%s: %v", option, err)
@@ -213,7 +215,7 @@ func optionArgs(d *caddyfile.Dispenser, option string) ([]string, error) {
 			return nil, d.Errf("%s takes one argument, not %d", option, len(args))
 		}
 	default:
-		return nil, d.Errf("unknown option %s", option)
+		return nil, nil // unknown: the caller says so
 	}
 	if slices.Contains(args, "") {
 		return nil, d.Errf("%s: an argument is empty", option)

@@ -1,0 +1,125 @@
+package instantapi
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func ExampleVerifier() {
+	body := []byte(`{"event_type":"task.completed","task_id":"1"}`)
+	header := []string{Sign("the new secret", body)} // as it comes with the request
+
+	verifier, err := NewVerifier("the old secret", "the new secret")
+	if err != nil {
+		panic(err)
+	}
+	signature, err := ParseSignature(header)
+	if err != nil {
+		panic(err)
+	}
+	secret, err := verifier.Verify(body, signature)
+	fmt.Println(secret, err)
+	_, err = verifier.Verify([]byte(`{"event_type":"task.completed","task_id":"2"}`), signature)
+	fmt.Println(err)
+	// Output:
+	// 1 <nil>
+	// signature matches no secret
+}
+
+func TestParseSignature(t *testing.T) {
+	good := strings.Repeat("0123456789abcdef", 4)
+	tests := []struct {
+		values []string
+		want   error
+	}{
+		{[]string{good}, nil},
+		{[]string{strings.ToUpper(good)}, nil},
+		{[]string{"sha256=" + good}, nil},
+		{nil, ErrSignatureMissing},
+		{[]string{}, ErrSignatureMissing},
+		{[]string{good, good}, ErrSignatureRepeated},
+		{[]string{good, ""}, ErrSignatureRepeated},
+		{[]string{""}, ErrSignatureMalformed},
+		{[]string{"sha256="}, ErrSignatureMalformed},
+		{[]string{"SHA256=" + good}, ErrSignatureMalformed},
+		{[]string{"sha1=" + good}, ErrSignatureMalformed},
+		{[]string{"sha256=sha256=" + good}, ErrSignatureMalformed},
+		{[]string{good[1:]}, ErrSignatureMalformed},
+		{[]string{good + "0"}, ErrSignatureMalformed},
+		{[]string{good + "00"}, ErrSignatureMalformed},
+		{[]string{"g" + good[1:]}, ErrSignatureMalformed},
+		{[]string{" " + good[1:]}, ErrSignatureMalformed},
+		{[]string{good[1:] + "\u00e9"}, ErrSignatureMalformed},
+	}
+	for _, test := range tests {
+		if _, err := ParseSignature(test.values); !errors.Is(err, test.want) {
+			t.Errorf("%q: got %v, want %v", test.values, err, test.want)
+		}
+	}
+}
+
+func TestVerify(t *testing.T) {
+	v, err := NewVerifier("a", "b", strings.Repeat("long", 100))
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := []byte("body")
+	for secret, want := range map[string]int{"a": 0, "b": 1, strings.Repeat("long", 100): 2, "c": -1, "": -1} {
+		sig, err := ParseSignature([]string{Sign(secret, body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// twice, because HMAC states are used again
+		for range 2 {
+			got, err := v.Verify(body, sig)
+			if got != want || (err == nil) != (want >= 0) {
+				t.Errorf("secret %.5q: got %d %v, want %d", secret, got, err, want)
+			}
+		}
+		for _, other := range []string{"", "bod", "body ", "Body", "body\x00"} {
+			if _, err := v.Verify([]byte(other), sig); !errors.Is(err, ErrSignatureMismatch) {
+				t.Errorf("%q passes with the signature of %q", other, body)
+			}
+		}
+	}
+}
+
+func TestNoSecretNoVerifier(t *testing.T) {
+	for _, secrets := range [][]string{nil, {}, {""}, {"a", ""}} {
+		if _, err := NewVerifier(secrets...); !errors.Is(err, ErrNoSecret) {
+			t.Errorf("%q: got %v, want %v", secrets, err, ErrNoSecret)
+		}
+	}
+}
+
+// Every single-bit change of a signature must be seen.
+func TestEveryBitOfTheSignatureCounts(t *testing.T) {
+	v, _ := NewVerifier("secret")
+	body := []byte("body")
+	sig, _ := ParseSignature([]string{Sign("secret", body)})
+	for bit := range len(sig) * 8 {
+		forged := sig
+		forged[bit/8] ^= 1 << (bit % 8)
+		if _, err := v.Verify(body, forged); err == nil {
+			t.Errorf("bit %d does not count", bit)
+		}
+	}
+}
+
+func FuzzParseSignature(f *testing.F) {
+	good := strings.Repeat("0123456789abcdef", 4)
+	for _, seed := range []string{"", good, strings.ToUpper(good), "sha256=" + good, "sha256=", good[1:], good + "0", "\x00", "é"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		sig, err := ParseSignature([]string{value})
+		if err != nil {
+			return
+		}
+		if digits := fmt.Sprintf("%x", sig); digits != strings.ToLower(strings.TrimPrefix(value, "sha256=")) {
+			t.Errorf("%q was read as %s", value, digits)
+		}
+	})
+}
