@@ -569,7 +569,7 @@ func concurrently(t *testing.T, url string, body []byte, n int) []reply {
 	for i := range replies {
 		wg.Go(func() {
 			var err error
-			if replies[i], err = doWith(http.DefaultClient, signed(url, body)); err != nil {
+			if replies[i], err = doWith(sender, signed(url, body)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -630,7 +630,7 @@ func TestStillBusyAfterTheWait(t *testing.T) {
 		s := run(t, guard(b, "in_flight_wait "+wait))
 		first := make(chan reply)
 		go func() {
-			got, _ := doWith(http.DefaultClient, signed(s.url("/"), taskEvent("1")))
+			got, _ := doWith(sender, signed(s.url("/"), taskEvent("1")))
 			first <- got
 		}()
 		eventually(t, "first delivery begins", func() bool { return len(b.deliveries()) == 1 })
@@ -694,7 +694,7 @@ func TestDeliveryGoesOnWhenTheSenderHangsUp(t *testing.T) {
 	ctx, hangUp := context.WithCancel(timeout(t))
 	sent := make(chan error)
 	go func() {
-		_, err := doWith(http.DefaultClient, signed(s.url("/"), taskEvent("1")).WithContext(ctx))
+		_, err := doWith(sender, signed(s.url("/"), taskEvent("1")).WithContext(ctx))
 		sent <- err
 	}()
 	eventually(t, "delivery begins", func() bool { return len(b.deliveries()) == 1 })
@@ -766,7 +766,7 @@ func TestNoSuccessNoRecord(t *testing.T) {
 	t.Run("handler panics", func(t *testing.T) {
 		s := run(t, "instantapi_verify "+testSecret+"\ntest_panic")
 		for range 2 {
-			if _, err := doWith(http.DefaultClient, signed(s.url("/"), taskEvent("1"))); err == nil {
+			if _, err := doWith(sender, signed(s.url("/"), taskEvent("1"))); err == nil {
 				t.Error("got an answer, want a broken connection")
 			}
 		}
@@ -824,7 +824,7 @@ func TestEverySuccessIsRecorded(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		})
 		s := run(t, guard(b, ""))
-		if _, err := doWith(http.DefaultClient, signed(s.url("/"), taskEvent("1"))); err == nil {
+		if _, err := doWith(sender, signed(s.url("/"), taskEvent("1"))); err == nil {
 			t.Error("broken answer arrived whole")
 		}
 		do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
@@ -845,7 +845,7 @@ func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 			answered := make(chan struct{})
 			go func() {
 				defer close(answered)
-				res, err := http.DefaultClient.Do(signed(s.url("/"), taskEvent("1")))
+				res, err := sender.Do(signed(s.url("/"), taskEvent("1")))
 				if err != nil {
 					t.Error(err)
 					return
@@ -873,7 +873,7 @@ func TestAnswerStreams(t *testing.T) {
 		io.WriteString(w, "second")
 	})
 	s := run(t, strings.Replace(guard(b, ""), "reverse_proxy "+b.addr(), "reverse_proxy "+b.addr()+" {\nflush_interval -1\n}", 1))
-	res, err := http.DefaultClient.Do(signed(s.url("/"), taskEvent("1")).WithContext(timeout(t)))
+	res, err := sender.Do(signed(s.url("/"), taskEvent("1")).WithContext(timeout(t)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 type site struct {
 	t     *testing.T
 	addr  string // of the server under test
+	bind  string // directive that makes it listen elsewhere
 	store string // directory
 	logs  string // file
 }
@@ -104,7 +105,7 @@ func caddyQuote(s string) string { return "`" + s + "`" }
 
 // caddyfile returns a whole Caddyfile with these routes in the site's block.
 func (s *site) caddyfile(routes string) string {
-	return s.global("", "") + "http://" + s.addr + " {\n" + routes + "\n}\n"
+	return s.global("", "") + "http://" + s.addr + " {\n" + s.bind + "\n" + routes + "\n}\n"
 }
 
 func (s *site) mustLoad(routes string) {
@@ -242,6 +243,10 @@ func signed(url string, body []byte) *http.Request {
 	return r
 }
 
+// sender makes a connection for each request. One that is used again may be
+// closed by a reload at the moment of its use, as by any server that goes.
+var sender = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // reply is an answer, read.
 type reply struct {
 	status int
@@ -249,13 +254,20 @@ type reply struct {
 	body   string
 }
 
+// do sends a request until there is an answer: a listener that has just been
+// replaced may still break a connection, see stress.
 func do(t *testing.T, r *http.Request) reply {
 	t.Helper()
-	got, err := doWith(http.DefaultClient, r)
-	if err != nil {
-		t.Fatal(err)
+	for attempt := 1; ; attempt++ {
+		got, err := doWith(sender, r)
+		if err == nil {
+			return got
+		}
+		if attempt == 3 || r.GetBody == nil {
+			t.Fatal(err)
+		}
+		r.Body, _ = r.GetBody()
 	}
-	return got
 }
 
 func doWith(client *http.Client, r *http.Request) (reply, error) {
