@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,6 +123,9 @@ type badgerStore struct {
 	writer  batcher[badgerEntry]
 	version uint64 // of the last commit; the writer's alone
 	space   spaceGuard
+
+	closing  chan struct{}
+	shrinker sync.WaitGroup
 }
 
 type badgerEntry struct {
@@ -130,6 +134,15 @@ type badgerEntry struct {
 }
 
 const (
+	memTableSize = 8 << 20
+
+	// levelZeroTables is how many tables Badger collects before it merges them.
+	levelZeroTables = 2
+
+	// coverVersion is the version of the entries that are no events, see
+	// coverAllKeys.
+	coverVersion = 1
+
 	// maxBatch keeps a commit well below Badger's limit for a transaction,
 	// 15% of a memtable: some 13,000 records.
 	maxBatch = 4096
@@ -148,7 +161,7 @@ func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options 
 		WithSyncWrites(sync).
 		// Memory and mapped files are a multiple of these two. With Badger's own
 		// 64 MiB and 1 GiB an empty store maps 2 GiB; with these about 50 MiB.
-		WithMemTableSize(8 << 20).
+		WithMemTableSize(memTableSize).
 		WithValueLogFileSize(1 << 20). // stays empty: our values live in the tree
 		// One memtable in use and one being flushed; each holds 10 MiB.
 		WithNumMemtables(2).
@@ -163,6 +176,8 @@ func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options 
 		// There is one writer and it never reads: nothing can conflict.
 		WithDetectConflicts(false).
 		WithNumVersionsToKeep(1).
+		// A lookup asks each table that is not merged yet.
+		WithNumLevelZeroTables(levelZeroTables).
 		// Two is the least that Badger takes; they are idle but for flushes.
 		WithNumCompactors(2).
 		WithMetricsEnabled(false)
@@ -173,13 +188,18 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
-	s := &badgerStore{path: path}
+	s := &badgerStore{path: path, closing: make(chan struct{})}
 	s.space = spaceGuard{path: path, min: minFree, free: free}
 	if err := s.space.check(); err != nil {
 		return nil, err
 	}
 	if err := markDirectory(path); err != nil {
 		return nil, err
+	}
+	if sync { // without, a power cut tears logs anywhere, and that was agreed to
+		if err := checkLogs(path); err != nil {
+			return nil, fmt.Errorf("%w; %s (if the store ran with sync off at a power cut, start it with sync off once: what the log holds up to there is kept)", err, restoreAdvice)
+		}
 	}
 	logger := new(badgerLogger)
 	db, err := openManaged(badgerOptions(path, sync, logger))
@@ -194,8 +214,10 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	}
 	logger.opened.Store(true)
 	s.db = db
-	s.version = db.MaxVersion()
+	s.version = max(db.MaxVersion(), coverVersion)
+	db.SetDiscardTs(s.version)
 	s.writer = batcher[badgerEntry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
+	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil
 }
 
@@ -243,8 +265,8 @@ func (s *badgerStore) commit(entries []badgerEntry) error {
 	if err := s.space.check(); err != nil {
 		return err
 	}
-	s.version++
-	txn := s.db.NewTransactionAt(s.version, true)
+	version := s.version + 1
+	txn := s.db.NewTransactionAt(version, true)
 	defer txn.Discard()
 	for i := range entries {
 		entry := badger.NewEntry(entries[i].id[:], encodeRecord(entries[i].rec))
@@ -255,17 +277,22 @@ func (s *badgerStore) commit(entries []badgerEntry) error {
 			return fmt.Errorf("recording %d events: %w", len(entries), err)
 		}
 	}
-	if err := txn.CommitAt(s.version, nil); err != nil {
+	if err := txn.CommitAt(version, nil); err != nil {
+		// The next commit takes the same version. Should half of this one be in
+		// the log, replaying it would end at an entry of another version.
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
+	s.version = version
 	// Nobody reads an older version: compactions may drop them.
-	s.db.SetDiscardTs(s.version)
+	s.db.SetDiscardTs(version)
 	return nil
 }
 
 // Close implements [Store].
 func (s *badgerStore) Close() error {
 	s.writer.close()
+	close(s.closing)
+	s.shrinker.Wait()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("closing the store in %s: %w", s.path, err)
 	}
@@ -275,10 +302,13 @@ func (s *badgerStore) Close() error {
 // recordFormat is the first byte of a value: 1 byte format, 2 bytes status, 5
 // bytes seconds since 1970, 8 bytes hash of the body. When it expires is an
 // attribute of Badger's entry.
-const recordFormat = 1
+const (
+	recordFormat = 1
+	recordSize   = 16
+)
 
 func encodeRecord(rec Record) []byte {
-	value := make([]byte, 16)
+	value := make([]byte, recordSize)
 	binary.BigEndian.PutUint64(value, uint64(rec.DeliveredAt.Unix()))
 	value[0] = recordFormat
 	binary.BigEndian.PutUint16(value[1:], uint16(rec.Status))
@@ -287,7 +317,7 @@ func encodeRecord(rec Record) []byte {
 }
 
 func decodeRecord(value []byte) (Record, error) {
-	if len(value) != 16 || value[0] != recordFormat {
+	if len(value) != recordSize || value[0] != recordFormat {
 		return Record{}, errors.New("record has an unknown format: it was written by another version of this module")
 	}
 	var seconds [8]byte

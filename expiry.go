@@ -1,0 +1,187 @@
+package instantapi
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/y"
+	"go.uber.org/zap"
+)
+
+// Giving back the disk space of expired events.
+//
+// Badger drops an expired entry when it compacts its table, and it compacts by
+// size alone: after a burst has expired, nothing happens until as much has been
+// written again. Of the ways to make it happen, measured with a burst of 300,000
+// events (12 MiB) and nothing after it: Badger's own compaction kept all of it,
+// also after Flatten, which leaves a single level alone; value-log collection
+// has nothing to collect, because values this small live in the tables; storing
+// by time windows works, but a lookup must ask each window, and retentions
+// differ. What works, and is done here: put a table over the whole range of keys
+// on top, and then let Flatten merge all others into it.
+
+const (
+	// shrinkInterval is how often the store looks whether much has expired. The
+	// look reads a thousand keys.
+	shrinkInterval = time.Minute
+
+	// shrinkAt is the expired share of the entries from which on it is worth
+	// writing the others again. Together with the space that this takes while it
+	// goes on, a directory stays within two and a half times its live data.
+	shrinkAt = 0.33
+
+	// shrinkFrom is the size of the tables, in bytes, below which it is not.
+	shrinkFrom = 4 << 20
+
+	sampleSize = 1000
+)
+
+// shrinkRegularly shrinks the store now and then, until it is closed.
+func (s *badgerStore) shrinkRegularly(interval time.Duration) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.closing:
+			return
+		}
+		if err := s.shrink(); err != nil {
+			storeLog().Error("giving back the space of expired events failed; trying again later",
+				zap.String("path", s.path), zap.Error(err))
+		}
+	}
+}
+
+// shrink drops the expired events if they are many.
+func (s *badgerStore) shrink() error {
+	before := s.tableSize()
+	if before < shrinkFrom {
+		return nil
+	}
+	expired, err := s.expiredShare()
+	if err != nil || expired < shrinkAt {
+		return err
+	}
+	free, err := s.space.free(s.path)
+	if err != nil {
+		return err
+	}
+	if need := s.space.min + uint64(before) + 2*memTableSize; free < need {
+		return fmt.Errorf("%w: it takes %d bytes, there are %d", errNoSpace, need, free)
+	}
+	start := time.Now()
+	// Flatten leaves the top level alone if it has few tables and there is no
+	// other level. Each cover is one more.
+	for covers := 0; covers == 0 || covers <= levelZeroTables && s.onTopLevel() > 1; covers++ {
+		if err := s.coverAllKeys(); err != nil {
+			return err
+		}
+		if err := s.db.Flatten(2); err != nil {
+			return err
+		}
+	}
+	storeLog().Debug("gave back the space of expired events",
+		zap.Float64("expired_share", expired),
+		zap.Int64("bytes_before", before), zap.Int64("bytes_after", s.tableSize()),
+		zap.Duration("duration", time.Since(start)))
+	return nil
+}
+
+// onTopLevel returns how many tables Badger has not merged yet.
+func (s *badgerStore) onTopLevel() (tables int) {
+	for _, table := range s.db.Tables() {
+		if table.Level == 0 {
+			tables++
+		}
+	}
+	return tables
+}
+
+func (s *badgerStore) tableSize() (bytes int64) {
+	for _, table := range s.db.Tables() {
+		bytes += int64(table.OnDiskSize)
+	}
+	return bytes
+}
+
+// expiredShare estimates how many of the entries have expired, from a run of keys
+// in a random place. Keys are hashes: any run of them is a fair sample.
+func (s *badgerStore) expiredShare() (float64, error) {
+	opts := badger.DefaultIteratorOptions
+	opts.AllVersions = true // also the expired ones
+	opts.PrefetchValues = false
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	it := txn.NewIterator(opts)
+	defer it.Close()
+
+	var from Identity
+	rand.Read(from[:])
+	seen, expired := 0, 0
+	count := func() {
+		for ; it.Valid() && seen < sampleSize; it.Next() {
+			seen++
+			if it.Item().IsDeletedOrExpired() {
+				expired++
+			}
+		}
+	}
+	it.Seek(from[:])
+	count()
+	it.Rewind() // where the run has reached the last key
+	count()
+	if seen == 0 {
+		return 0, nil
+	}
+	return float64(expired) / float64(seen), nil
+}
+
+// The cover's keys, before and behind all identities.
+var (
+	firstKey = []byte{0}
+	lastKey  = bytes.Repeat([]byte{0xff}, len(Identity{})+1)
+)
+
+// coverAllKeys makes Badger write a table that overlaps all others. Its entries
+// expired long ago and are gone with the next compaction. The first one is
+// written over and over, because Badger writes a table when its log is full, and
+// for no other reason.
+func (s *badgerStore) coverAllKeys() error {
+	filler := make([]byte, 512<<10) // below Badger's limits for a value and for a transaction
+	if err := s.writeExpired(lastKey, nil); err != nil {
+		return err
+	}
+	for written := 0; written <= memTableSize; written += len(filler) {
+		if err := s.writeExpired(firstKey, filler); err != nil {
+			return err
+		}
+	}
+	// The table is written in the background.
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for _, table := range s.db.Tables() {
+			if table.Level == 0 && bytes.Equal(y.ParseKey(table.Left), firstKey) {
+				return nil
+			}
+		}
+	}
+	return errors.New("covering the tables: no table was written within a minute")
+}
+
+func (s *badgerStore) writeExpired(key, value []byte) error {
+	txn := s.db.NewTransactionAt(coverVersion, true)
+	defer txn.Discard()
+	err := txn.SetEntry(&badger.Entry{Key: key, Value: value, ExpiresAt: 1})
+	if err == nil {
+		err = txn.CommitAt(coverVersion, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("covering the tables: %w", err)
+	}
+	return nil
+}

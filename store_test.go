@@ -1,0 +1,316 @@
+package instantapi
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// The Badger store by itself.
+
+// testStore opens a store that is closed at the end of the test.
+func testStore(t testing.TB, path string, sync bool) *badgerStore {
+	t.Helper()
+	s, err := openBadger(path, sync, lowestMinFreeSpace, freeSpace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if !s.db.IsClosed() {
+			s.Close()
+		}
+	})
+	return s
+}
+
+func randomID() (id Identity) {
+	rand.Read(id[:])
+	return id
+}
+
+// fillStore records n events and returns their identities.
+func fillStore(t testing.TB, s *badgerStore, n int, expires time.Time) []Identity {
+	t.Helper()
+	const writers = 128
+	ids := make([]Identity, n)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := w; i < n; i += writers {
+				ids[i] = randomID()
+				if err := s.Record(ids[i], Record{DeliveredAt: time.Now(), Status: 200, ExpiresAt: expires}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return ids
+}
+
+// wantFound checks that all are remembered.
+func wantFound(t testing.TB, s Store, ids []Identity) {
+	t.Helper()
+	missing := 0
+	for _, id := range ids {
+		if _, found, err := s.Lookup(id); err != nil {
+			t.Fatal(err)
+		} else if !found {
+			missing++
+		}
+	}
+	if missing > 0 {
+		t.Errorf("%d of %d events are forgotten", missing, len(ids))
+	}
+}
+
+// diskUsage returns the size of the files in a directory as far as they are
+// written, in bytes.
+func diskUsage(t testing.TB, dir string) (size int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // Badger has just deleted it
+		}
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().IsRegular() {
+			size += allocated(info)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}
+
+func TestRecordIsFoundAsItWasWritten(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, true)
+	at := time.Unix(1_700_000_000, 0)
+	want := map[Identity]Record{
+		randomID(): {DeliveredAt: at, Status: 200, BodyHash: 1<<64 - 1, ExpiresAt: time.Now().Add(time.Hour).Truncate(time.Second)},
+		randomID(): {DeliveredAt: at, Status: 299},
+		{}:         {DeliveredAt: time.Unix(1<<39, 0), Status: 204, BodyHash: 1},
+	}
+	for id, rec := range want {
+		if _, found, err := s.Lookup(id); found || err != nil {
+			t.Errorf("unknown event: got %v %v", found, err)
+		}
+		if err := s.Record(id, rec); err != nil {
+			t.Error(err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		for id, rec := range want {
+			got, found, err := s.Lookup(id)
+			if err != nil || !found || !got.DeliveredAt.Equal(rec.DeliveredAt) || got.Status != rec.Status ||
+				got.BodyHash != rec.BodyHash || !got.ExpiresAt.Equal(rec.ExpiresAt) {
+				t.Errorf("got %v %v %v, want %v", got, found, err, rec)
+			}
+		}
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, dir, true)
+	check()
+}
+
+// After a burst has expired the directory shrinks by itself, and forgets nothing
+// else.
+func TestSpaceOfABurstIsGivenBack(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, false)
+	kept := fillStore(t, s, 1000, time.Time{})
+	expires := time.Now().Add(5 * time.Second)
+	fillStore(t, s, 200_000, expires)
+	time.Sleep(time.Until(expires.Add(time.Second)))
+	before := s.tableSize()
+	if before < shrinkFrom {
+		t.Skipf("filling took so long that Badger dropped them itself: %d bytes are left", before)
+	}
+	if err := s.db.Flatten(2); err != nil {
+		t.Fatal(err)
+	}
+	alone := s.tableSize()
+	if err := s.shrink(); err != nil {
+		t.Fatal(err)
+	}
+	after := s.tableSize()
+	t.Logf("tables: %d bytes, after Badger's Flatten alone %d, after shrink %d", before, alone, after)
+	if after > before/4 {
+		t.Errorf("%d bytes of %d are left", after, before)
+	}
+	wantFound(t, s, kept)
+}
+
+// Steady traffic over ten retention windows.
+func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	window := 2 * time.Second
+	if os.Getenv("INSTANTAPI_VERIFY_TEST_LONG") != "" {
+		window = 20 * time.Second
+	}
+	// What an empty store may hold: its log, and one being turned into a table.
+	const empty = 2*memTableSize + 1<<20
+	dir := t.TempDir()
+	s := testStore(t, dir, false)
+	var written atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				written.Add(1)
+				if err := s.Record(randomID(), Record{ExpiresAt: time.Now().Add(window)}); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	const bytesPerEvent = 55 // measured with ten million, see BenchmarkTenMillion
+	last := int64(0)
+	for i := range 10 {
+		for range 4 {
+			time.Sleep(window / 4)
+			if err := s.shrink(); err != nil {
+				t.Error(err)
+			}
+		}
+		live := (written.Load() - last) * bytesPerEvent
+		last = written.Load()
+		used := diskUsage(t, dir)
+		t.Logf("window %d: %d MB live, %d MB on disk", i+1, live>>20, used>>20)
+		if used > 3*live+empty {
+			t.Errorf("window %d: %d bytes on disk, %d are live", i+1, used, live)
+		}
+	}
+	close(stop)
+	wg.Wait()
+}
+
+// crashedLog makes a store with batches of events in its log, leaves it as a
+// crash does, and returns a copy of the directory and its log file.
+func crashedLog(t *testing.T, batches int) (dir, log string, ids []Identity) {
+	t.Helper()
+	live := t.TempDir()
+	s := testStore(t, live, true)
+	for range batches { // one after the other: a batch each
+		ids = append(ids, fillStore(t, s, 1, time.Time{})...)
+	}
+	dir = t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
+		t.Fatal(err)
+	}
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.mem"))
+	if len(logs) != 1 {
+		t.Fatalf("there are %d logs", len(logs))
+	}
+	return dir, logs[0], ids
+}
+
+// edit changes a file.
+func edit(t *testing.T, file string, change func([]byte) []byte) {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, change(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTornTailIsRepairedSilently(t *testing.T) {
+	end := func(log []byte) int { return len(bytes.TrimRight(log, "\x00")) }
+	for name, tear := range map[string]func([]byte) []byte{
+		"nothing":          func(log []byte) []byte { return log },
+		"file ends":        func(log []byte) []byte { return log[:end(log)-5] },
+		"zeros":            func(log []byte) []byte { clear(log[end(log)-5:]); return log },
+		"zeros in between": func(log []byte) []byte { clear(log[end(log)-60 : end(log)-50]); return log },
+		"garbage":          func(log []byte) []byte { rand.Read(log[end(log)-30 : end(log)-2]); return log },
+		"garbage behind":   func(log []byte) []byte { rand.Read(log[end(log) : end(log)+500]); return log },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log, ids := crashedLog(t, 20)
+			edit(t, log, tear)
+			if name != "nothing" && name != "garbage behind" {
+				ids = ids[:len(ids)-1] // its batch was not whole
+			}
+			wantFound(t, testStore(t, dir, true), ids)
+		})
+	}
+}
+
+func TestDamagedLogIsRefused(t *testing.T) {
+	for name, damage := range map[string]func(log []byte, at int) []byte{
+		"a bit":   func(log []byte, at int) []byte { log[at] ^= 1; return log },
+		"zeros":   func(log []byte, at int) []byte { clear(log[at : at+100]); return log },
+		"garbage": func(log []byte, at int) []byte { rand.Read(log[at : at+300]); return log },
+		"a hole":  func(log []byte, at int) []byte { return append(log[:at], log[at+64:]...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, log, _ := crashedLog(t, 50)
+			edit(t, log, func(log []byte) []byte {
+				return damage(log, len(bytes.TrimRight(log, "\x00"))/2)
+			})
+			before, err := os.ReadFile(log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+			wantError(t, err, "log", "is damaged at byte", "restore the directory")
+			if after, _ := os.ReadFile(log); !bytes.Equal(before, after) {
+				t.Error("the log was changed")
+			}
+		})
+	}
+}
+
+// The reader of logs knows Badger's format by heart; here Badger says whether
+// that is still right.
+func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
+	_, log, ids := crashedLog(t, 100)
+	content, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content = content[logHeaderSize:]
+	version, end := wholeEntries(content)
+	if want := uint64(coverVersion + len(ids)); version != want {
+		t.Errorf("last batch is %d, want %d", version, want)
+	}
+	if rest := bytes.TrimRight(content[end:], "\x00"); len(rest) > 0 {
+		t.Errorf("%d bytes were not read", len(rest))
+	}
+	if later := latestEvent(content); later != version {
+		t.Errorf("latest event is of batch %d, want %d", later, version)
+	}
+	entry, ok := readLogEntry(content)
+	if !ok || !entry.event || entry.version != coverVersion+1 {
+		t.Errorf("first entry is read as %+v", entry)
+	}
+	if at := bytes.Index(content, ids[0][:]); at < 0 || binary.BigEndian.Uint64(content[at+16:]) != ^entry.version {
+		t.Error("key is not followed by its version")
+	}
+}
