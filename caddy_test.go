@@ -1122,3 +1122,15 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 		t.Error("log does not tell what happened")
 	}
 }
+
+// An upgrade must not make new events of old ones: this is the identity of an
+// event, pinned.
+func TestIdempotencyKeyStaysTheSame(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, guard(b, "scope example.com/hook"))
+	do(t, signed(s.url("/"), taskEvent("task_1"))).wantForwarded(t)
+	want := identifyFields("example.com/hook", `"task.completed`, `"task_1`).String()
+	if got := b.deliveries()[0].Header.Get("Idempotency-Key"); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

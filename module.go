@@ -419,8 +419,8 @@ func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, e
 		if said == "" || !exact {
 			return identifyBody(scope, body), nil
 		}
-		// Of the kind too, so that the text "1" is not the number 1.
-		identity = append(identity, value.Kind().String()+said)
+		// With the kind in front, so that the text "1" is not the number 1.
+		identity = append(identity, string(rune(value.Kind()))+said)
 	}
 	return identifyFields(scope, identity...), nil
 }

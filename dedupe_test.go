@@ -1,0 +1,265 @@
+package instantapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+func TestIdentityIsUnambiguous(t *testing.T) {
+	seen := map[Identity]string{}
+	for name, id := range map[string]Identity{
+		"a|b|c":         identifyFields("a", "b", "c"),
+		"ab||c":         identifyFields("ab", "", "c"),
+		"a|bc":          identifyFields("a", "bc"),
+		"a|bc|":         identifyFields("a", "bc", ""),
+		"|a|b|c":        identifyFields("", "a", "b", "c"),
+		"body":          identifyBody("a", []byte("bc")),
+		"body, scope":   identifyBody("ab", []byte("c")),
+		"a field of it": identifyFields("a", fmt.Sprintf("%s", sha256.New().Sum([]byte("bc")))),
+	} {
+		if other, taken := seen[id]; taken {
+			t.Errorf("%s and %s have the same identity", name, other)
+		}
+		seen[id] = name
+	}
+	// Across versions an event must keep its identity, or it is new again.
+	if id := identifyFields("example.com/hook", `"task.completed`, `"task_1`).String(); id != "76c113b432e8750ded870abd663ab752" {
+		t.Errorf("identity became %s", id)
+	}
+}
+
+func newTestLedger(store Store) *ledger { return newLedger(store, zap.NewNop) }
+
+// A random walk over everything that can happen to a claim, checked against a
+// model: who holds an event, and whether somebody has been told that it was
+// delivered.
+func TestClaimsKeepTheirPromisesInAnyOrder(t *testing.T) {
+	seeds := 30
+	if os.Getenv("INSTANTAPI_VERIFY_TEST_LONG") != "" {
+		seeds = 2000
+	}
+	for seed := range seeds {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) { randomWalk(t, uint64(seed)) })
+	}
+}
+
+func randomWalk(t *testing.T, seed uint64) {
+	const actors, steps, events = 8, 150, 4
+	store := new(faultyStore)
+	var world struct {
+		sync.RWMutex // held for reading while acting, for writing while the process crashes
+		ledger       *ledger
+		life         int
+	}
+	world.ledger = newTestLedger(store)
+
+	var model struct {
+		sync.Mutex
+		holder    [events]int  // which life's claim is held, 0: none
+		delivered [events]bool // acknowledged, and so never to be claimed again
+	}
+	world.life = 1
+	id := func(event int) Identity { return Identity{byte(event)} }
+
+	act := func(rnd *rand.Rand) {
+		world.RLock()
+		ledger, life := world.ledger, world.life
+		world.RUnlock()
+		event := rnd.IntN(events)
+		ctx, hangUp := context.WithTimeout(context.Background(), time.Duration(rnd.IntN(3)+1)*time.Millisecond)
+		defer hangUp()
+		model.Lock()
+		wasDelivered := model.delivered[event]
+		model.Unlock()
+		c, before, err := ledger.claim(ctx, id(event), time.Duration(rnd.IntN(3))*time.Millisecond)
+		if c == nil {
+			if before == nil && err == nil {
+				t.Error("neither a claim, nor a record, nor an error")
+			}
+			return
+		}
+		if err != nil { // on_store_error reject
+			c.release()
+			return
+		}
+		model.Lock()
+		if wasDelivered {
+			t.Errorf("event %d is claimed after it was acknowledged", event)
+		}
+		if model.holder[event] == life {
+			t.Errorf("event %d is claimed twice at once", event)
+		}
+		model.holder[event] = life
+		model.Unlock()
+
+		if rnd.IntN(2) == 0 {
+			time.Sleep(time.Duration(rnd.IntN(1000)) * time.Microsecond)
+		}
+		let := func() {
+			model.Lock()
+			if model.holder[event] == life {
+				model.holder[event] = 0
+			}
+			model.Unlock()
+		}
+		if rnd.IntN(3) > 0 {
+			let()
+			c.release()
+			return
+		}
+		let()
+		err = c.delivered(Record{Status: 200})
+		world.RLock()
+		defer world.RUnlock()
+		if err == nil || world.life == life {
+			// What only the memory knows is gone with a crash.
+			model.Lock()
+			model.delivered[event] = true
+			model.Unlock()
+		}
+	}
+	disturb := func(rnd *rand.Rand) {
+		broken := func(Identity) error { return errors.New("broken") }
+		switch rnd.IntN(4) {
+		case 0:
+			store.set(broken, broken)
+		case 1:
+			store.set(nil, broken)
+		case 2:
+			store.set(nil, nil)
+		case 3: // crash: what is in flight is forgotten, what only the memory knew too
+			world.Lock()
+			world.ledger = newTestLedger(store)
+			world.life++
+			model.Lock()
+			for event := range events {
+				store.mu.Lock()
+				_, recorded := store.records[id(event)]
+				store.mu.Unlock()
+				model.delivered[event] = recorded
+			}
+			model.Unlock()
+			world.Unlock()
+		}
+	}
+
+	var wg sync.WaitGroup
+	for actor := range actors {
+		wg.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, uint64(actor)))
+			for range steps {
+				act(rnd)
+			}
+		})
+	}
+	wg.Go(func() {
+		rnd := rand.New(rand.NewPCG(seed, actors))
+		for range steps / 5 {
+			disturb(rnd)
+			time.Sleep(time.Millisecond)
+		}
+		store.set(nil, nil)
+	})
+	wg.Wait() // and so nobody is left waiting
+	world.ledger.mu.Lock()
+	defer world.ledger.mu.Unlock()
+	if n := len(world.ledger.inFlight); n > 0 {
+		t.Errorf("%d claims stay behind", n)
+	}
+}
+
+// The same through Caddy: parties that fail, dawdle, panic and hang up, mixed at
+// random.
+func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
+	requests, events := 10_000, 100
+	if testing.Short() {
+		requests = 1000
+	}
+	var atOnce, accepted sync.Map // task → *atomic.Int32
+	counter := func(m *sync.Map, task string) *atomic.Int32 {
+		n, _ := m.LoadOrStore(task, new(atomic.Int32))
+		return n.(*atomic.Int32)
+	}
+	b := newBackend(t, nil)
+	b.answer = func(w http.ResponseWriter, r *http.Request) {
+		task := r.Header.Get("Task")
+		if counter(&atOnce, task).Add(1) > 1 {
+			t.Errorf("two deliveries of %s at once", task)
+		}
+		defer counter(&atOnce, task).Add(-1)
+		if counter(&accepted, task).Load() > 0 {
+			t.Errorf("%s is forwarded after a success", task)
+		}
+		switch n := rand.IntN(20); {
+		case n < 8:
+			w.WriteHeader(500)
+		case n < 10:
+			panic(http.ErrAbortHandler)
+		case n < 14:
+			time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
+			w.WriteHeader(503)
+		default:
+			counter(&accepted, task).Add(1)
+			io.WriteString(w, "from the backend")
+		}
+	}
+	goroutines := runtime.NumGoroutine()
+	s := run(t, guard(b, "in_flight_wait 2s"))
+	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 64, MaxIdleConnsPerHost: 64}}
+	var wg sync.WaitGroup
+	next := make(chan int)
+	statuses := [600]atomic.Int32{}
+	var hungUp atomic.Int32
+	for range 100 {
+		wg.Go(func() {
+			for i := range next {
+				task := "task-" + strconv.Itoa(i%events)
+				r := signed(s.url("/"), taskEvent(task))
+				r.Header.Set("Task", task)
+				ctx, cancel := context.WithCancel(context.Background())
+				if rand.IntN(10) == 0 {
+					time.AfterFunc(time.Duration(rand.IntN(10))*time.Millisecond, cancel)
+				}
+				got, err := doWith(client, r.WithContext(ctx))
+				cancel()
+				if err != nil {
+					hungUp.Add(1)
+					continue
+				}
+				statuses[got.status].Add(1)
+			}
+		})
+	}
+	for i := range requests {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	client.CloseIdleConnections()
+	for status := range statuses {
+		if n := statuses[status].Load(); n > 0 {
+			t.Logf("%d: %d times", status, n)
+		}
+	}
+	t.Logf("hung up: %d", hungUp.Load())
+	for i := range events {
+		if task := "task-" + strconv.Itoa(i); counter(&accepted, task).Load() > 1 {
+			t.Errorf("%s was accepted %d times", task, counter(&accepted, task).Load())
+		}
+	}
+	eventually(t, "nobody is left waiting", func() bool { return runtime.NumGoroutine() < goroutines+100 })
+}
