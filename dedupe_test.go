@@ -29,7 +29,7 @@ func TestIdentityIsUnambiguous(t *testing.T) {
 		"|a|b|c":        identifyFields("", "a", "b", "c"),
 		"body":          identifyBody("a", []byte("bc")),
 		"body, scope":   identifyBody("ab", []byte("c")),
-		"a field of it": identifyFields("a", fmt.Sprintf("%s", sha256.New().Sum([]byte("bc")))),
+		"a field of it": identifyFields("a", string(sha256.New().Sum([]byte("bc")))),
 	} {
 		if other, taken := seen[id]; taken {
 			t.Errorf("%s and %s have the same identity", name, other)
