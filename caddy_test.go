@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -1132,5 +1133,28 @@ func TestIdempotencyKeyStaysTheSame(t *testing.T) {
 	want := identifyFields("example.com/hook", `"task.completed`, `"task_1`).String()
 	if got := b.deliveries()[0].Header.Get("Idempotency-Key"); got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// The README's way to keep signatures out of Caddy's own access log.
+func TestAccessLogCanDoWithoutTheSignature(t *testing.T) {
+	b := newBackend(t, nil)
+	for _, filter := range []string{"", "format filter {\nrequest>headers>X-Instantapi-Signature delete\n}"} {
+		access := filepath.Join(t.TempDir(), "access.json")
+		s := run(t, "log {\noutput file "+caddyQuote(access)+"\n"+filter+"\n}\n"+guard(b, ""))
+		body := taskEvent("filter" + filter)
+		do(t, signed(s.url("/"), body)).wantForwarded(t)
+		line := ""
+		eventually(t, "access log is written", func() bool {
+			log, _ := os.ReadFile(access)
+			line = string(log)
+			return strings.Contains(line, `"outcome":"forwarded"`)
+		})
+		if logged := strings.Contains(line, Sign(testSecret, body)); logged != (filter == "") {
+			t.Errorf("with filter %q the signature is in the log: %t", filter, logged)
+		}
+		if err := caddy.Stop(); err != nil { // so that the file can be removed
+			t.Fatal(err)
+		}
 	}
 }

@@ -188,7 +188,7 @@ func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
 			}
 		})
 	}
-	const bytesPerEvent = 55 // measured with ten million, see BenchmarkTenMillion
+	const bytesPerEvent = 55 // measured with ten million, see BenchmarkMillions
 	last := int64(0)
 	for i := range 10 {
 		for range 4 {
