@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -171,7 +172,7 @@ func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options 
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		// Damage is an error, not a wrong answer.
+		// A damaged block is never read as something else.
 		WithChecksumVerificationMode(options.OnBlockRead).
 		// There is one writer and it never reads: nothing can conflict.
 		WithDetectConflicts(false).
@@ -196,20 +197,17 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := markDirectory(path); err != nil {
 		return nil, err
 	}
-	if sync { // without, a power cut tears logs anywhere, and that was agreed to
-		if err := checkLogs(path); err != nil {
-			return nil, fmt.Errorf("%w; %s (if the store ran with sync off at a power cut, start it with sync off once: what the log holds up to there is kept)", err, restoreAdvice)
-		}
+	// Without sync a power cut tears logs anywhere, and that was agreed to.
+	if err := checkDatabase(path, sync); err != nil {
+		return nil, fmt.Errorf("it is damaged: %w; %s (after a power cut with sync off, open it once with sync off)", err, restoreAdvice)
 	}
 	logger := new(badgerLogger)
 	db, err := openManaged(badgerOptions(path, sync, logger))
-	if err == nil {
-		err = logger.complaint()
-	}
 	if err != nil {
-		if db != nil {
-			_ = db.Close()
-		}
+		return nil, explainOpen(err) // db may be half made, and is not to be closed
+	}
+	if err := logger.complaint(); err != nil {
+		_ = db.Close()
 		return nil, explainOpen(err)
 	}
 	logger.opened.Store(true)
@@ -390,7 +388,7 @@ func checkDirectory(path string) error {
 	mark, err := os.ReadFile(filepath.Join(path, markFile))
 	switch {
 	case err == nil && string(mark) == markContent:
-		return checkComplete(files)
+		return nil
 	case err == nil:
 		return fmt.Errorf("it was made by another version of this module (%s says %q); use that version, or another path", markFile, strings.TrimSpace(string(mark)))
 	case !errors.Is(err, fs.ErrNotExist):
@@ -405,34 +403,46 @@ func checkDirectory(path string) error {
 	return nil
 }
 
-// checkComplete refuses a database without its manifest. Badger takes it for a
-// new one and deletes every table as unknown.
-func checkComplete(files []fs.DirEntry) error {
-	tables, manifest := 0, false
-	for _, file := range files {
-		if strings.HasSuffix(file.Name(), ".sst") {
-			tables++
-		}
-		manifest = manifest || file.Name() == badger.ManifestFilename
-	}
-	if tables > 0 && !manifest {
-		return fmt.Errorf("it is damaged: %s is missing beside %d tables; %s", badger.ManifestFilename, tables, restoreAdvice)
-	}
-	return nil
-}
-
 const restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, which forwards again whatever is sent again"
 
-// markDirectory writes the mark, whole or not at all.
+// markDirectory writes the mark, whole or not at all, also at a power cut.
 func markDirectory(path string) error {
 	mark := filepath.Join(path, markFile)
 	if _, err := os.Stat(mark); err == nil {
 		return nil
 	}
-	if err := os.WriteFile(mark+".new", []byte(markContent), 0o600); err != nil {
+	if err := writeSynced(mark+".new", markContent); err != nil {
 		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
 	}
-	return os.Rename(mark+".new", mark)
+	if err := os.Rename(mark+".new", mark); err != nil {
+		return err
+	}
+	return syncDirectory(path)
+}
+
+func writeSynced(name, content string) error {
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if _, err := file.WriteString(content); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+// syncDirectory makes the names in a directory durable.
+func syncDirectory(path string) error {
+	if runtime.GOOS == "windows" {
+		return nil // can't, and need not
+	}
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 // explainOpen adds the remedy to an error from Badger. Badger has no error

@@ -3,11 +3,115 @@ package instantapi
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/ristretto/v2/z"
 )
+
+// What a crash leaves behind Badger repairs by itself. Damage it does not always
+// tell from that: it opens a database without the tables whose checksum is
+// wrong, deletes the ones that a shortened manifest does not name, cuts a log at
+// the first entry that it can't read, and takes a block that it can't read for
+// one without the key. Each would forget acknowledged deliveries in silence. So
+// this looks at the files before Badger does, and changes nothing.
+
+// checkDatabase returns an error if the files of a closed database are damaged.
+func checkDatabase(path string, logs bool) error {
+	if err := checkTables(path); err != nil {
+		return err
+	}
+	if !logs {
+		return nil
+	}
+	return checkLogs(path)
+}
+
+// checkTables compares the tables with the manifest and verifies all their
+// checksums.
+func checkTables(path string) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // how Badger reads a manifest of garbage
+			err = fmt.Errorf("reading %s panicked: %v", badger.ManifestFilename, p)
+		}
+	}()
+	files, err := filepath.Glob(filepath.Join(path, "*.sst"))
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(filepath.Join(path, badger.ManifestFilename))
+	if errors.Is(err, fs.ErrNotExist) {
+		if len(files) == 0 {
+			return nil // a new database
+		}
+		return fmt.Errorf("%s is missing beside %d tables", badger.ManifestFilename, len(files))
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	manifest, end, err := badger.ReplayManifestFile(file, 0, badgerOptions(path, true, nil))
+	if err != nil {
+		return fmt.Errorf("%s can't be read: %w", badger.ManifestFilename, err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	known := slices.Collect(maps.Keys(manifest.Tables))
+	if len(files) > len(known) && (len(known) == 0 || end < info.Size()) {
+		// A crash can leave tables that the manifest does not name yet, but then
+		// what they were made of is still there, and so is the log in use.
+		if logs, _ := filepath.Glob(filepath.Join(path, "*.mem")); len(logs) == 0 {
+			return fmt.Errorf("%s names %d of %d tables", badger.ManifestFilename, len(known), len(files))
+		}
+	}
+	return verifyTables(path, known)
+}
+
+// verifyTables reads all tables: 0.3 s for a gigabyte that is in memory.
+func verifyTables(path string, ids []uint64) error {
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	const atOnce = 4
+	for worker := range atOnce {
+		wg.Go(func() {
+			for i := worker; i < len(ids); i += atOnce {
+				errs[i] = verifyTable(table.NewFilename(ids[i], path))
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func verifyTable(name string) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // how Badger reads a table of garbage
+			err = fmt.Errorf("table %s can't be read: %v", filepath.Base(name), p)
+		}
+	}()
+	file, err := z.OpenMmapFile(name, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close(-1)
+	_, err = table.OpenTable(file, table.Options{ReadOnly: true, ChkMode: options.OnTableRead, Compression: options.None})
+	if err != nil {
+		return fmt.Errorf("table %s: %w", filepath.Base(name), err)
+	}
+	return nil
+}
 
 // Badger keeps the records of an unfinished table in a log, a file *.mem, and
 // replays it when it opens. Where it finds an entry that is not whole it takes

@@ -1,0 +1,253 @@
+package instantapi
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Faults of whole file systems, which take root and mounts.
+
+func init() { // before the init that runs a child
+	children["fill"] = fillUntilRefused
+	children["record"] = func(dir string) { recordAndTell(dir, true) }
+	children["record unsynced"] = func(dir string) { recordAndTell(dir, false) }
+}
+
+// mount mounts something for the length of the test, and returns where.
+func mount(t *testing.T, args ...string) (dir string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		missing(t, "mounting takes root")
+	}
+	dir = t.TempDir()
+	if output, err := exec.Command("mount", append(args, dir)...).CombinedOutput(); err != nil {
+		missing(t, fmt.Sprintf("mount %s: %v %s", strings.Join(args, " "), err, output))
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func TestFullDiskUnderARealServer(t *testing.T) {
+	disk := mount(t, "-t", "tmpfs", "-o", "size=96m", "tmpfs")
+	a := newAccountant(t, 0)
+	s := newProcessSite(t, filepath.Join(disk, "store"))
+	other := fixedAddr(t)
+	startCaddy(t, s, s.caddyfile(a.routes())+"http://"+other+" {\nrespond bare\n}\n")
+	do(t, signed(s.url("/"), taskEvent("known"))).wantForwarded(t)
+
+	ballast := filepath.Join(disk, "ballast")
+	free, err := freeSpace(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ballast, make([]byte, free-lowestMinFreeSpace+1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * lookInterval)
+	for i := range 5 {
+		got := do(t, signed(s.url("/"), taskEvent(fmt.Sprint("new", i))))
+		got.wantJSON(t, 503, bodyNoStore)
+		if got.header.Get("Retry-After") == "" {
+			t.Error("there is no Retry-After")
+		}
+		do(t, signed(s.url("/"), taskEvent("known"))).wantJSON(t, 200, bodyDuplicate)
+	}
+	if got := do(t, signed("http://"+other, nil)); got.status != 200 || got.body != "bare" {
+		t.Errorf("another site answers %d %s", got.status, got.body)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	do(t, signed(s.url("/"), taskEvent("new0"))).wantForwarded(t)
+	do(t, signed(s.url("/"), taskEvent("new0"))).wantJSON(t, 200, bodyDuplicate)
+}
+
+// fillUntilRefused records events until the store has no room.
+func fillUntilRefused(dir string) {
+	s, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	var last sync.Map
+	var wg sync.WaitGroup
+	for i := range 512 {
+		wg.Go(func() {
+			for {
+				if err := s.Record(randomID(), Record{Status: 200}); err != nil {
+					last.Store(i, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	last.Range(func(_, err any) bool {
+		if !errors.Is(err.(error), errNoSpace) {
+			fmt.Println(err)
+		}
+		return true
+	})
+	time.Sleep(time.Second) // for what is written in the background
+	fmt.Print("full ", s.Close())
+}
+
+// A disk that events fill up ends in errNoSpace, and not in the SIGBUS that a
+// write to a mapped file without room is.
+func TestFillingTheDiskDoesNotEndTheProcess(t *testing.T) {
+	disk := mount(t, "-t", "tmpfs", "-o", "size=80m", "tmpfs")
+	cmd := childCommand("fill", filepath.Join(disk, "store"))
+	kill := time.AfterFunc(40*time.Second, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	output, err := cmd.Output()
+	if err != nil || string(output) != "full <nil>" {
+		t.Errorf("child ended with %v and wrote %.500s", err, output)
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			t.Logf("%.2000s", exit.Stderr)
+		}
+	}
+}
+
+// recordAndTell records events and writes the identity of each that is
+// acknowledged, until the process is killed.
+func recordAndTell(dir string, sync bool) {
+	s, err := openBadger(dir, sync, lowestMinFreeSpace, freeSpace)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	for range 16 {
+		go func() {
+			for {
+				id := randomID()
+				if s.Record(id, Record{Status: 200}) == nil {
+					os.Stdout.Write(id[:]) // at once: less than a pipe's buffer
+				}
+			}
+		}()
+	}
+	time.Sleep(time.Minute)
+}
+
+// After a power cut every acknowledged event is remembered. The cut is ext4's
+// own: from that moment on nothing more gets to the disk, not even its journal.
+func TestPowerLoss(t *testing.T) {
+	const (
+		shutdown   = 0x8004587d // EXT4_IOC_SHUTDOWN
+		noLogFlush = 2          // EXT4_GOING_FLAGS_NOLOGFLUSH
+	)
+	for name, test := range map[string]struct{ sync, isNew bool }{
+		"new store":    {true, true},
+		"old store":    {true, false}, // made long before
+		"without sync": {false, false},
+	} {
+		sync := test.sync
+		t.Run(name, func(t *testing.T) {
+			image := filepath.Join(t.TempDir(), "image")
+			if err := os.WriteFile(image, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Truncate(image, 256<<20); err != nil {
+				t.Fatal(err)
+			}
+			if output, err := exec.Command("mkfs.ext4", "-q", "-E", "lazy_itable_init=0", image).CombinedOutput(); err != nil {
+				missing(t, fmt.Sprintf("mkfs.ext4: %v %s", err, output))
+			}
+			disk := mount(t, "-o", "loop,commit=600", image)
+			if !test.isNew {
+				if err := testStore(t, filepath.Join(disk, "store"), sync).Close(); err != nil {
+					t.Fatal(err)
+				}
+				unix.Sync()
+			}
+			role := "record"
+			if !sync {
+				role = "record unsynced"
+			}
+			cmd := childCommand(role, filepath.Join(disk, "store"))
+			told := new(bytes.Buffer)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			read := make(chan struct{})
+			go func() { defer close(read); io.Copy(told, out) }()
+			time.Sleep(1500 * time.Millisecond)
+
+			root, err := os.Open(disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cutErr := unix.IoctlSetPointerInt(int(root.Fd()), shutdown, noLogFlush)
+			root.Close()
+			time.Sleep(300 * time.Millisecond) // it must not acknowledge anything more
+			_ = cmd.Process.Kill()
+			<-read
+			_ = cmd.Wait()
+			if cutErr != nil {
+				missing(t, fmt.Sprintf("cutting the power: %v", cutErr))
+			}
+			if err := unix.Unmount(disk, 0); err != nil {
+				t.Fatal(err)
+			}
+			var ids []Identity
+			for b := told.Bytes(); len(b) >= 16; b = b[16:] {
+				ids = append(ids, Identity(b[:16]))
+			}
+			if len(ids) == 0 {
+				t.Fatal("nothing was acknowledged")
+			}
+
+			disk = mount(t, "-o", "loop", image)
+			s, err := openBadger(filepath.Join(disk, "store"), sync, lowestMinFreeSpace, freeSpace)
+			if err != nil && !sync {
+				t.Logf("without sync the store does not open: %v", err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			if sync {
+				wantFound(t, s, ids)
+				t.Logf("%d acknowledged events", len(ids))
+				return
+			}
+			forgotten := 0
+			for _, id := range ids {
+				if _, found, _ := s.Lookup(id); !found {
+					forgotten++
+				}
+			}
+			t.Logf("without sync %d of %d acknowledged events are forgotten", forgotten, len(ids))
+		})
+	}
+}
+
+func TestReadOnlyFileSystemIsRefused(t *testing.T) {
+	good, _ := storeWithTables(t)
+	for name, dir := range map[string]string{"empty": t.TempDir(), "store": good} {
+		t.Run(name, func(t *testing.T) {
+			disk := mount(t, "--bind", dir)
+			if output, err := exec.Command("mount", "-o", "remount,ro,bind", disk).CombinedOutput(); err != nil {
+				missing(t, fmt.Sprintf("remounting: %v %s", err, output))
+			}
+			wantRefused(t, disk, "can't be written to", "give it to the user who runs Caddy")
+		})
+	}
+}
