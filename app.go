@@ -19,8 +19,9 @@ type App struct {
 	// Where delivered events are remembered. Default: `{"module": "badger"}`.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=instantapi_verify.stores inline_key=module"`
 
-	store   StoreModule
-	started bool
+	store        StoreModule
+	key, options string // the store's
+	started      bool
 }
 
 // StoreModule is a guest module in the namespace `instantapi_verify.stores`: the
@@ -60,6 +61,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("module %T is not a store", mod)
 	}
 	a.store = store
+	a.key, a.options = store.Key(), store.Options()
 	return nil
 }
 
@@ -99,7 +101,7 @@ type openLedger struct {
 // the config has gone, or begin before Start, because Caddy starts the apps of a
 // config in any order.
 func (a *App) acquire() (*ledger, error) {
-	key, options := a.store.Key(), a.store.Options()
+	key := a.key
 	value, _, err := openLedgers.LoadOrNew(key, func() (caddy.Destructor, error) {
 		if err := lockStorage(key); err != nil {
 			return nil, err
@@ -109,22 +111,22 @@ func (a *App) acquire() (*ledger, error) {
 			unlockStorage(key)
 			return nil, err
 		}
-		return &openLedger{newLedger(store, storeLog), key, options}, nil
+		return &openLedger{newLedger(store, storeLog), key, a.options}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	open := value.(*openLedger)
-	if open.options != options {
+	if open.options != a.options {
 		_ = a.release()
 		return nil, fmt.Errorf("store %s is open with other options: it has %s, this config asks for %s; restart Caddy to change them",
-			key, open.options, options)
+			key, open.options, a.options)
 	}
 	return open.ledger, nil
 }
 
 func (a *App) release() error {
-	_, err := openLedgers.Delete(a.store.Key())
+	_, err := openLedgers.Delete(a.key)
 	return err
 }
 

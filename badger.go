@@ -189,6 +189,9 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
+	if inUse(path) { // before anything is read that its owner may be writing
+		return nil, errInUse
+	}
 	s := &badgerStore{path: path, closing: make(chan struct{})}
 	s.space = spaceGuard{path: path, min: minFree, free: free}
 	if err := s.space.check(); err != nil {
@@ -445,11 +448,13 @@ func syncDirectory(path string) error {
 	return dir.Sync()
 }
 
+var errInUse = errors.New("another process has it open; this is usually another Caddy, in which case use 'caddy reload' to change its config, or give this one another path")
+
 // explainOpen adds the remedy to an error from Badger. Badger has no error
 // values for these, so its words decide.
 func explainOpen(err error) error {
-	if strings.Contains(err.Error(), "Cannot acquire directory lock") {
-		return fmt.Errorf("another process has it open: %w; this is usually another Caddy, in which case use 'caddy reload' to change its config, or give this one another path", err)
+	if strings.Contains(err.Error(), "Another process is using this Badger database") {
+		return errInUse
 	}
 	if errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "read-only file system") {
 		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)

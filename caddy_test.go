@@ -775,6 +775,22 @@ func TestNoSuccessNoRecord(t *testing.T) {
 			t.Errorf("handler was called %d times, want 2", n)
 		}
 	})
+	t.Run("handler takes the connection", func(t *testing.T) {
+		s := run(t, "instantapi_verify "+testSecret+"\nroute {\ntest_answer hijack\n}")
+		for range 2 {
+			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.body != "hijacked" {
+				t.Errorf("got %d %s", got.status, got.body)
+			}
+		}
+	})
+	t.Run("templates of nothing", func(t *testing.T) {
+		s := run(t, "instantapi_verify "+testSecret+"\ntemplates")
+		for range 2 {
+			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 502 {
+				t.Errorf("got %d %s, want 502", got.status, got.body)
+			}
+		}
+	})
 	t.Run("no handler", func(t *testing.T) {
 		s := run(t, "instantapi_verify "+testSecret+"\nreverse_proxy /elsewhere 127.0.0.1:1")
 		for range 2 {
@@ -1134,6 +1150,30 @@ func TestIdempotencyKeyStaysTheSame(t *testing.T) {
 	if got := b.deliveries()[0].Header.Get("Idempotency-Key"); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+}
+
+// A snippet that is imported twice makes two guards of one.
+func TestTwoGuardsInARow(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, "route {\ninstantapi_verify "+testSecret+"\n"+guard(b, "")+"\n}")
+	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+	b.wantDeliveries(t, 1)
+}
+
+func TestErrorRouteForAStatus(t *testing.T) {
+	b := newBackend(t, nil)
+	s := newSite(t)
+	_, port, _ := net.SplitHostPort(s.addr)
+	if err := s.load(s.global("", "") + "http://:" + port + " {\n" + guard(b, "") + "\nhandle_errors 401 {\nrespond custom 401\n}\n}\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := signed(s.url("/"), taskEvent("1"))
+	r.Header.Del(DefaultSignatureHeader)
+	if got := do(t, r); got.status != 401 || got.body != "custom" {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	do(t, signed(s.url("/"), []byte("hello"))).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
 }
 
 // The README's way to keep signatures out of Caddy's own access log.

@@ -246,6 +246,8 @@ func (l *ledger) keep(id Identity, rec Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.unrecorded) >= maxUnrecorded {
+		l.log().Error("no room to remember a delivery that the store refused: the event is forwarded again when it is sent again",
+			zap.Stringer("identity", id))
 		return
 	}
 	l.unrecorded[id] = rec

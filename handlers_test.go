@@ -53,6 +53,14 @@ func (t testHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyht
 	case "read_from":
 		_, err := w.(io.ReaderFrom).ReadFrom(strings.NewReader(strings.Repeat("x", 1<<20)))
 		return err
+	case "hijack":
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		_, err = io.WriteString(conn, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhijacked")
+		return err
 	case "flush":
 		return http.NewResponseController(w).Flush()
 	}

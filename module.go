@@ -6,6 +6,7 @@
 package instantapi
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -310,7 +311,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.answer(w, r, ev, answerJSON, err)
 	}
 	prepareForward(r, body, id)
-	if h.VerifyOnly {
+	if h.VerifyOnly || r.Context().Value(claimedCtxKey{}) == id {
 		return h.forward(w, r, next, ev, nil)
 	}
 
@@ -377,7 +378,7 @@ func readBody(r *http.Request, limit int64) ([]byte, error) {
 	const firstRead = 64 << 10
 	size := int64(4 << 10)
 	if r.ContentLength >= 0 {
-		size = min(r.ContentLength+1, firstRead) // one more, to see the end without growing
+		size = min(r.ContentLength, firstRead-1) + 1 // one more, to see the end without growing
 	}
 	body := make([]byte, 0, size)
 	for {
@@ -490,14 +491,22 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	// accepted would not be remembered, and would be forwarded again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.ForwardTimeout))
 	defer cancel()
+	if c != nil {
+		ctx = context.WithValue(ctx, claimedCtxKey{}, c.id)
+	}
 
 	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
 	dw := &deliveryWriter{
 		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		unhandled:             func() bool { return isUnhandled(r) },
 		delivered:             func(status int) { h.record(r, ev, c, status) },
 	}
 	defer func() { // deferred, for handlers that panic
-		if !dw.accepted() && c != nil {
+		if dw.accepted() {
+			return
+		}
+		ev.outcome = outcomeUpstreamFailed
+		if c != nil {
 			c.release()
 		}
 	}()
@@ -514,9 +523,19 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	return err
 }
 
+// claimedCtxKey is where a request has the identity that a guard holds the claim
+// on, so that a second guard behind it does not wait for the first.
+type claimedCtxKey struct{}
+
+// isUnhandled reports whether the request went past all handlers.
+func isUnhandled(r *http.Request) bool {
+	unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool)
+	return unhandled
+}
+
 // endUnanswered is for a delivery that no handler wrote an answer to.
 func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) error {
-	if unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool); unhandled {
+	if isUnhandled(r) {
 		// Caddy would answer 200, and the sender would take the event for
 		// delivered, though nobody has got it.
 		return h.answer(dw.ResponseWriter, r, ev, answerNoBackend,
@@ -557,6 +576,7 @@ func (h *Handler) newRecord(ev *event, status int) Record {
 type deliveryWriter struct {
 	*caddyhttp.ResponseWriterWrapper
 	delivered func(status int)
+	unhandled func() bool
 	status    int // 0 until there is a final one
 }
 
@@ -567,6 +587,10 @@ func (w *deliveryWriter) WriteHeader(status int) {
 	final := status >= 200 || status == http.StatusSwitchingProtocols
 	if final && w.status == 0 {
 		w.status = status
+		if w.accepted() && w.unhandled() {
+			// "templates" and others make an answer of what nobody answered.
+			w.status, status = http.StatusBadGateway, http.StatusBadGateway
+		}
 		if w.accepted() {
 			w.delivered(status)
 		}
@@ -591,6 +615,16 @@ func (w *deliveryWriter) ReadFrom(r io.Reader) (int64, error) {
 func (w *deliveryWriter) FlushError() error {
 	w.implyHeader()
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:bodyclose
+}
+
+// Hijack is what http.ResponseController calls. Who takes the connection has not
+// said that it took the event.
+func (w *deliveryWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack() //nolint:bodyclose
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
 }
 
 func (w *deliveryWriter) implyHeader() {
@@ -675,8 +709,10 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a an
 	if !ev.bodyRead {
 		answerBeforeBody(w, r)
 	}
-	if a.status >= 400 && hasErrorRoute(r) {
-		return caddyhttp.Error(a.status, cause)
+	if a.status >= 400 {
+		if err := caddyhttp.Error(a.status, cause); hasErrorRoute(r, err) {
+			return err
+		}
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(a.status)
@@ -706,11 +742,12 @@ func answerBeforeBody(w http.ResponseWriter, r *http.Request) {
 
 // hasErrorRoute reports whether the request's site has error routes. They are
 // the server's, each with the site's own matcher in front.
-func hasErrorRoute(r *http.Request) bool {
+func hasErrorRoute(r *http.Request, cause error) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Errors == nil {
 		return false
 	}
+	r = server.Errors.WithError(r, cause) // the matcher may ask for the status
 	for _, route := range server.Errors.Routes {
 		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
 			return true
@@ -834,6 +871,7 @@ var (
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 	_ http.ResponseWriter         = (*deliveryWriter)(nil)
 	_ io.ReaderFrom               = (*deliveryWriter)(nil)
+	_ http.Hijacker               = (*deliveryWriter)(nil)
 	_ zapcore.ObjectMarshaler     = (*event)(nil)
 	_ json.Unmarshaler            = (*Retention)(nil)
 )

@@ -1,6 +1,11 @@
 package instantapi
 
-import "golang.org/x/sys/windows"
+import (
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/windows"
+)
 
 // freeSpace returns how many bytes the current user can still write to the
 // volume that path is on.
@@ -12,4 +17,11 @@ func freeSpace(path string) (uint64, error) {
 	var free uint64
 	err = windows.GetDiskFreeSpaceEx(name, &free, nil, nil)
 	return free, err
+}
+
+// inUse reports whether a process has the database in path open: its lock is a
+// file that Windows removes with the process.
+func inUse(path string) bool {
+	_, err := os.Stat(filepath.Join(path, "LOCK"))
+	return err == nil
 }
