@@ -79,7 +79,7 @@ func checkTables(path string) (err error) {
 	return verifyTables(path, known)
 }
 
-// verifyTables reads all tables: 0.3 s for a gigabyte that is in memory.
+// verifyTables reads all tables to their ends.
 func verifyTables(path string, ids []uint64) error {
 	errs := make([]error, len(ids))
 	var wg sync.WaitGroup
