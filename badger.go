@@ -456,7 +456,8 @@ func explainOpen(err error) error {
 	if strings.Contains(err.Error(), "Another process is using this Badger database") {
 		return errInUse
 	}
-	if errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "read-only file system") {
+	denied := errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "permission denied") // Badger does not always wrap
+	if denied || strings.Contains(err.Error(), "read-only file system") {
 		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
 	}
 	return fmt.Errorf("it is damaged, or not a database of this version: %w; %s", err, restoreAdvice)
