@@ -135,7 +135,15 @@ type badgerEntry struct {
 }
 
 const (
-	memTableSize = 8 << 20
+	memTableSize = 4 << 20
+
+	// tableSize is what a table holds at most. Badger builds up to ten at once,
+	// each in twice as much memory, and keeps that for a while.
+	tableSize = 2 << 20
+
+	// valueThreshold is the size from which on Badger moves values out of the
+	// tables. Ours are 16 bytes, but a cover's are larger, see coverAllKeys.
+	valueThreshold = 512 << 10
 
 	// levelZeroTables is how many tables Badger collects before it merges them.
 	levelZeroTables = 2
@@ -145,7 +153,7 @@ const (
 	coverVersion = 1
 
 	// maxBatch keeps a commit well below Badger's limit for a transaction,
-	// 15% of a memtable: some 13,000 records.
+	// 15% of a memtable: some 6,500 records.
 	maxBatch = 4096
 
 	// recordTimeout is how long a delivery waits for its record while the
@@ -156,15 +164,20 @@ const (
 // badgerOptions are chosen for entries of 32 bytes that are written once, looked
 // up once or never, and expire.
 func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options {
-	return badger.DefaultOptions(path).
+	opts := badger.DefaultOptions(path).
 		WithLogger(logger).
 		// One sync a transaction. Ours hold all records that wait.
 		WithSyncWrites(sync).
-		// Memory and mapped files are a multiple of these two. With Badger's own
-		// 64 MiB and 1 GiB an empty store maps 2 GiB; with these about 50 MiB.
+		// Memory and mapped files are a multiple of these. With Badger's own
+		// 64 MiB and 1 GiB an empty store maps 2 GiB. Filling at full speed took
+		// 300 MiB of memory with memtables of 8 MiB and tables that double in
+		// size with each level, 200 MiB with tables of one size, and takes 135
+		// MiB with these.
 		WithMemTableSize(memTableSize).
+		WithBaseTableSize(tableSize).
+		WithValueThreshold(valueThreshold).
 		WithValueLogFileSize(1 << 20). // stays empty: our values live in the tree
-		// One memtable in use and one being flushed; each holds 10 MiB.
+		// One memtable in use and one being flushed.
 		WithNumMemtables(2).
 		// Hashes don't compress, and a cache of blocks does not help where every
 		// key is looked up once. Without both, reads go to the mapped file, so
@@ -182,6 +195,8 @@ func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options 
 		// Two is the least that Badger takes; they are idle but for flushes.
 		WithNumCompactors(2).
 		WithMetricsEnabled(false)
+	opts.TableSizeMultiplier = 1 // a table of tableSize on each level
+	return opts
 }
 
 // openBadger opens or makes the database in path.
@@ -358,14 +373,14 @@ func (g *spaceGuard) check() error {
 		err = fmt.Errorf("%w: %s free in %s, min_free_space is %s; make room, or choose another path",
 			errNoSpace, humanize.IBytes(free), g.path, humanize.IBytes(g.min))
 	}
-	g.lastLook.Store(time.Now().UnixNano())
+	g.lastLook.Store(now().UnixNano())
 	g.lastErr.Store(&err)
 	return err
 }
 
 // checkNowAndThen is check, but for a reading that is new enough.
 func (g *spaceGuard) checkNowAndThen() error {
-	age := time.Now().UnixNano() - g.lastLook.Load()
+	age := now().UnixNano() - g.lastLook.Load()
 	if age < 0 || age > int64(lookInterval) { // below 0: the clock was set back
 		return g.check()
 	}
@@ -495,9 +510,9 @@ func (l *badgerLogger) Warningf(format string, args ...any) {
 func (l *badgerLogger) Infof(format string, args ...any) { l.Debugf(format, args...) }
 
 func (l *badgerLogger) Debugf(format string, args ...any) {
-	log := storeLog()
-	if log.Core().Enabled(zap.DebugLevel) {
-		log.Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
+	// Several times a commit: asked before a logger is made.
+	if caddy.Log().Core().Enabled(zap.DebugLevel) {
+		storeLog().Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
 	}
 }
 

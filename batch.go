@@ -19,7 +19,7 @@ var (
 type batcher[T any] struct {
 	commit  func([]T) error // never called twice at the same time
 	limit   int             // items a commit
-	timeout time.Duration   // after which a caller gets an answer in any case
+	timeout time.Duration   // of a batch, after which its callers get an answer in any case
 
 	mu      sync.Mutex
 	filling *batch[T]
@@ -30,9 +30,11 @@ type batcher[T any] struct {
 }
 
 type batch[T any] struct {
-	items []T
-	errs  []error // nil: all committed
-	ended chan struct{}
+	items   []T
+	errs    []error // nil: all committed
+	ended   chan struct{}
+	overdue chan struct{} // closed when the timeout has passed
+	timer   *time.Timer
 }
 
 // add returns when item is committed, with nil, or when it is not.
@@ -43,9 +45,7 @@ func (b *batcher[T]) add(item T) error {
 		return errBatchesClosed
 	}
 	if b.filling == nil {
-		b.filling = &batch[T]{ended: make(chan struct{})}
-		filling := b.filling
-		b.writes.Go(func() { b.write(filling) })
+		b.filling = b.begin()
 	}
 	mine, i := b.filling, len(b.filling.items)
 	mine.items = append(mine.items, item)
@@ -54,11 +54,9 @@ func (b *batcher[T]) add(item T) error {
 	}
 	b.mu.Unlock()
 
-	timer := time.NewTimer(b.timeout)
-	defer timer.Stop()
 	select {
 	case <-mine.ended:
-	case <-timer.C:
+	case <-mine.overdue:
 		return errBatchTimeout
 	}
 	if mine.errs == nil {
@@ -67,17 +65,34 @@ func (b *batcher[T]) add(item T) error {
 	return mine.errs[i]
 }
 
+// begin starts a batch, which will be written when the one before is.
+func (b *batcher[T]) begin() *batch[T] {
+	begun := &batch[T]{ended: make(chan struct{}), overdue: make(chan struct{})}
+	begun.timer = time.AfterFunc(b.timeout, func() {
+		b.stopFilling(begun)
+		close(begun.overdue)
+	})
+	b.writes.Go(func() { b.write(begun) })
+	return begun
+}
+
 // write waits until the batch before is committed, then commits this one.
 func (b *batcher[T]) write(full *batch[T]) {
 	b.turn.Lock()
 	defer b.turn.Unlock()
+	b.stopFilling(full)
+	full.errs = b.commitAll(full.items)
+	full.timer.Stop()
+	close(full.ended)
+}
+
+// stopFilling sees to it that nothing is added to the batch any more.
+func (b *batcher[T]) stopFilling(full *batch[T]) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.filling == full {
 		b.filling = nil
 	}
-	b.mu.Unlock()
-	full.errs = b.commitAll(full.items)
-	close(full.ended)
 }
 
 // commitAll commits the items together. Where that fails each is tried alone,

@@ -183,7 +183,7 @@ func randomWalk(t *testing.T, seed uint64) {
 }
 
 // The same through Caddy: parties that fail, dawdle, panic and hang up, mixed at
-// random.
+// random, while the config is loaded again and again.
 func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 	requests, events := 10_000, 100
 	if testing.Short() {
@@ -246,10 +246,14 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 	}
 	for i := range requests {
 		next <- i
+		if i%(requests/10) == 0 {
+			s.mustLoad(guard(b, fmt.Sprintf("in_flight_wait 2s\nretention %dh", 1+i)))
+		}
 	}
 	close(next)
 	wg.Wait()
 	client.CloseIdleConnections()
+	b.CloseClientConnections() // idle ones of the configs that went
 	for status := range statuses {
 		if n := statuses[status].Load(); n > 0 {
 			t.Logf("%d: %d times", status, n)

@@ -153,7 +153,7 @@ var (
 // written over and over, because Badger writes a table when its log is full, and
 // for no other reason.
 func (s *badgerStore) coverAllKeys() error {
-	filler := make([]byte, 512<<10) // below Badger's limits for a value and for a transaction
+	filler := make([]byte, valueThreshold/2) // stays in the tables, and fits into a transaction
 	if err := s.writeExpired(lastKey, nil); err != nil {
 		return err
 	}

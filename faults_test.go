@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
@@ -500,8 +502,13 @@ func childCommand(role, dir string) *exec.Cmd {
 // damage makes Badger panic in a goroutine of its own, so it takes a child.
 func wantRefused(t *testing.T, dir string, wants ...string) {
 	t.Helper()
+	wantRefusedBy(t, childCommand("open", dir), dir, wants...)
+}
+
+func wantRefusedBy(t *testing.T, child *exec.Cmd, dir string, wants ...string) {
+	t.Helper()
 	before := contents(t, dir)
-	output, err := childCommand("open", dir).Output()
+	output, err := child.Output()
 	if err != nil {
 		crash := err.Error()
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -566,7 +573,7 @@ func TestForeignAndDamagedDirectoriesAreRefused(t *testing.T) {
 			write(t, filepath.Join(dir, "thesis.txt"), "the only copy")
 		}, []string{"holds something else (thesis.txt)", "give an empty or a new directory"}},
 		"another's database": {func(t *testing.T, dir string) {
-			db, err := badger.Open(badger.DefaultOptions(dir).WithLogger(nil).WithMemTableSize(memTableSize).WithValueLogFileSize(1 << 20))
+			db, err := badger.Open(badger.DefaultOptions(dir).WithLogger(nil).WithMemTableSize(8 << 20).WithValueLogFileSize(1 << 20))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -660,6 +667,68 @@ func TestForeignAndDamagedDirectoriesAreRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantRefused(t, dir, "can't be written to", "give it to the user who runs Caddy")
+	})
+}
+
+// A clock that jumps ends or prolongs the remembering by as much as it jumped,
+// and breaks nothing. In a bubble of synctest it is the year 2000, also for
+// Badger; each change between there and here is a jump of decades.
+func TestClockStepsBreakNothing(t *testing.T) {
+	dir := t.TempDir()
+	const retention = time.Minute
+	early, late, back := randomID(), randomID(), randomID()
+	record := func(s *badgerStore, id Identity) {
+		t.Helper()
+		if err := s.Record(id, Record{DeliveredAt: now(), Status: 200, ExpiresAt: now().Add(retention)}); err != nil {
+			t.Error(err)
+		}
+	}
+	wantKnown := func(s *badgerStore, id Identity, want bool) {
+		t.Helper()
+		if _, found, err := s.Lookup(id); found != want || err != nil {
+			t.Errorf("at %s: got %v %v, want %v", now(), found, err, want)
+		}
+	}
+	open := func(t *testing.T, use func(s *badgerStore)) {
+		s := testStore(t, dir, true)
+		use(s)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		open(t, func(s *badgerStore) {
+			record(s, early)
+			wantKnown(s, early, true)
+			time.Sleep(2 * retention)
+			wantKnown(s, early, false)
+			record(s, early)
+			wantKnown(s, early, true)
+		})
+	})
+	open(t, func(s *badgerStore) { // decades forth
+		wantKnown(s, early, false)
+		record(s, late)
+		wantKnown(s, late, true)
+	})
+	synctest.Test(t, func(t *testing.T) { // and back
+		open(t, func(s *badgerStore) {
+			wantKnown(s, late, true)
+			time.Sleep(2 * retention)
+			wantKnown(s, late, true)
+			record(s, back)
+			wantKnown(s, back, true)
+		})
+	})
+	open(t, func(s *badgerStore) {
+		wantKnown(s, late, true)
+		wantKnown(s, back, false)
+		// The free space is looked at again although the last look is to come.
+		s.space.lastLook.Store(now().Add(time.Hour).UnixNano())
+		s.space.min = math.MaxUint64
+		if _, _, err := s.Lookup(randomID()); !errors.Is(err, errNoSpace) {
+			t.Errorf("got %v, want errNoSpace", err)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package instantapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -50,6 +51,32 @@ func TestASecondServerIsRefused(t *testing.T) {
 	_, err = store.Open()
 	wantError(t, err, s.store)
 	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+}
+
+// Nor does one that comes while the first moves its files about.
+func TestASecondServerIsRefusedWhileTheFirstCompacts(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, false)
+	done := make(chan []Identity)
+	go func() { done <- fillStore(t, s, 120_000, time.Time{}) }()
+	for attempts := 0; ; attempts++ {
+		if second, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace); !errors.Is(err, errInUse) {
+			t.Fatalf("attempt %d: got %v %v, want errInUse", attempts, second, err)
+		}
+		select {
+		case ids := <-done:
+			if len(tables(t, dir)) == 0 {
+				t.Error("there is no table yet, so this proves nothing")
+			}
+			t.Logf("%d attempts", attempts+1)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			wantFound(t, testStore(t, dir, true), ids)
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 func TestRefusedConfigChangesNothing(t *testing.T) {
@@ -154,6 +181,9 @@ func TestReloadsUnderLoad(t *testing.T) {
 	reloads := 40
 	if testing.Short() {
 		reloads = 10
+	}
+	if os.Getenv("INSTANTAPI_VERIFY_TEST_LONG") == "1" {
+		reloads = 400
 	}
 	b := newBackend(t, nil)
 	s := run(t, guard(b, ""))
