@@ -82,6 +82,7 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	ends := make([][]answered, l.connections)
 	var workers sync.WaitGroup
 	for c := range ends {
+		ends[c] = make([]answered, 0, len(l.stamps)/l.connections+1)
 		workers.Go(func() {
 			err := l.work(ctx, take, &ends[c])
 			if err != nil {

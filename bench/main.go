@@ -17,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -36,12 +37,12 @@ func main() {
 		}
 		return
 	}
-	o, err := parseOptions(os.Args[1:], os.Stderr)
+	o, err := parseOptions(os.Args[1:], os.Stdout)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintf(os.Stderr, "%v (-h shows the flags)\n", err)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -51,6 +52,13 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+const usage = `Usage: go -C bench run . [flags]
+
+Without --only, --sizes, --connections and --rate it measures a default set, in
+less than five minutes. Relative files are relative to bench/.
+
+`
 
 // options are what a run is to do.
 type options struct {
@@ -64,22 +72,21 @@ type options struct {
 	profiles string // directory
 
 	slowSenders int // instead of the groups
+
+	program string // the Caddy to measure; empty: it is built
 }
 
-func parseOptions(args []string, stderr io.Writer) (options, error) {
+// parseOptions reads the command line. Asked for help, it writes that to out and
+// returns [flag.ErrHelp].
+func parseOptions(args []string, out io.Writer) (options, error) {
 	var o options
 	only := scenarioNames()
 	sizes := []int{1 << 10}
 	connections := []int{64}
 	rate := 0.0
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		fmt.Fprint(stderr, "Usage: go -C bench run . [flags]\n\n"+
-			"Without --only, --sizes, --connections and --rate it measures a default set, in\n"+
-			"less than five minutes. Relative files are relative to bench/.\n\n")
-		flags.PrintDefaults()
-	}
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {} // else it is shown for every mistake
 	flags.Func("only", "comma-separated `scenarios`, measured beside plain: "+strings.Join(only, ","), func(s string) error {
 		only = strings.Split(s, ",")
 		return nil
@@ -107,7 +114,13 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot, .svg or .png")
 	flags.StringVar(&o.profiles, "profile", "", "`directory` for profiles of the servers, taken after the measuring")
 	flags.IntVar(&o.slowSenders, "slow-senders", 0, "measure only the memory under so many `senders` of bodies that do not end")
-	if err := flags.Parse(args); err != nil {
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Fprint(out, usage)
+		flags.SetOutput(out)
+		flags.PrintDefaults()
+	}
+	if err != nil {
 		return o, err
 	}
 	if flags.NArg() > 0 {
@@ -115,6 +128,9 @@ func parseOptions(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.rounds < 1 || o.duration <= 0 || o.slowSenders < 0 {
 		return o, errors.New("--rounds, --duration and --slow-senders must be above 0")
+	}
+	if plotEndings := []string{".svg", ".png", ".pdf"}; o.plot != "" && !slices.Contains(plotEndings, filepath.Ext(o.plot)) {
+		return o, fmt.Errorf("--plot: %q ends with none of %s", o.plot, strings.Join(plotEndings, ", "))
 	}
 	if o.pin && (!canPin || runtime.NumCPU() < 2) {
 		return o, errors.New("--pin needs Linux and two cores")
@@ -205,7 +221,6 @@ type bench struct {
 	options
 	status   io.Writer
 	work     string // removed at the end
-	program  string
 	backend  *backend
 	progress *progress
 
@@ -216,8 +231,12 @@ type bench struct {
 
 func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err error) {
 	b = &bench{options: o, status: status}
-	if b.work, err = os.MkdirTemp(o.dir, "instantapi-bench"); err != nil {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
 		return nil, err
+	}
+	if b.work, err = os.MkdirTemp(dir, "instantapi-bench"); err != nil {
+		return nil, fmt.Errorf("--dir: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -233,12 +252,14 @@ func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err e
 			}
 		}
 	}
-	if usage, err := disk.Usage(b.work); err == nil && usage.Fstype == "tmpfs" {
+	if fileSystem(b.work) == "tmpfs" {
 		fmt.Fprintf(status, "warning: %s is in memory, where nothing is ever synced; give --dir on a disk\n", o.dir)
 	}
-	fmt.Fprintln(status, "building Caddy with this module ...")
-	if b.program, err = buildCaddy(ctx, b.work); err != nil {
-		return nil, err
+	if b.program == "" {
+		fmt.Fprintln(status, "building Caddy with this module ...")
+		if b.program, err = buildCaddy(ctx, b.work); err != nil {
+			return nil, err
+		}
 	}
 	if o.pin { // after the build, which may have all cores
 		if err := pinSelf(b.otherCores); err != nil {
@@ -247,6 +268,22 @@ func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err e
 	}
 	b.backend, err = startBackend(b.otherCores)
 	return b, err
+}
+
+// fileSystem returns the kind of the file system that a directory is on, or "".
+func fileSystem(dir string) (kind string) {
+	mounts, err := disk.Partitions(true)
+	if err != nil {
+		return ""
+	}
+	longest := 0
+	for _, mount := range mounts {
+		below, err := filepath.Rel(mount.Mountpoint, dir)
+		if err == nil && filepath.IsLocal(below) && len(mount.Mountpoint) > longest {
+			kind, longest = mount.Fstype, len(mount.Mountpoint)
+		}
+	}
+	return kind
 }
 
 func (b *bench) close() {

@@ -30,7 +30,8 @@ func (r *report) writePlot(file string) error {
 	p.Title.Text = "Beside a plain reverse_proxy: " + group{size: first.Size, connections: first.Connections, rate: first.Rate}.String()
 	p.Y.Label.Text = "ratio to plain"
 	p.Y.Min = 0
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Left = true, true // above plain, which is never the highest
+	p.Legend.Padding = vg.Points(4)
 	p.Add(plotter.NewGrid())
 	const width = 14 // points
 	for i, bars := range []struct {
@@ -52,5 +53,7 @@ func (r *report) writePlot(file string) error {
 		p.Legend.Add(bars.what, chart)
 	}
 	p.NominalX(names...)
+	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
+	p.Y.Max = max(1.5, 1.1*p.Y.Max)
 	return p.Save(24*vg.Centimeter, 10*vg.Centimeter, file)
 }

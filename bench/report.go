@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/shirou/gopsutil/v4/cpu"
-	"github.com/shirou/gopsutil/v4/disk"
 )
 
 // report is all that a run has found out. Durations are in seconds.
@@ -78,9 +76,9 @@ func (s span) String() string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Lowest, s.Highest)
 }
 
-func median[T cmp.Ordered](values []T) T {
+func median[T float64 | time.Duration](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
-	return sorted[len(sorted)/2]
+	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
 // quantile is of sorted values.
@@ -90,15 +88,13 @@ func quantile(sorted []time.Duration, q float64) float64 {
 
 func newReport(b *bench) *report {
 	r := &report{
-		Machine: machine{System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Go: runtime.Version()},
+		Machine: machine{System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Go: runtime.Version(),
+			FileSystem: fileSystem(b.work)},
 		Method: method{Rounds: b.rounds, Duration: b.duration.Seconds(),
 			ServerCores: b.serverCores, OtherCores: b.otherCores},
 	}
 	if info, err := cpu.Info(); err == nil && len(info) > 0 {
 		r.Machine.CPU = info[0].ModelName
-	}
-	if usage, err := disk.Usage(b.work); err == nil {
-		r.Machine.FileSystem = usage.Fstype
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, module := range info.Deps {

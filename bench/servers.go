@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/shirou/gopsutil/v4/process"
@@ -163,11 +164,19 @@ func memory(pid int) (now, highest uint64, err error) {
 	return info.RSS, max(info.RSS, info.HWM), nil
 }
 
-// freeAddress returns an address that nobody listens on. It is below the ports
-// that systems give to outgoing connections, of which a load makes many.
+// lastPort is of the last free address; the first one is anywhere, because the
+// backend and other runs look for theirs too.
+var lastPort atomic.Uint32
+
+func init() { lastPort.Store(rand.Uint32()) }
+
+// freeAddress returns an address that nobody listens on, another one each time.
+// It is below the ports that systems give to outgoing connections, of which a
+// load makes many.
 func freeAddress() string {
 	for range 100 {
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(10_000+rand.IntN(10_000)))
+		port := 10_000 + lastPort.Add(1)%10_000
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			defer l.Close()
 			return l.Addr().String()

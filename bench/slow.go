@@ -93,7 +93,7 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 
 // settledMemory waits until a process's memory has stopped to change.
 func settledMemory(ctx context.Context, pid int) (used uint64, err error) {
-	const look, within, enough = 200 * time.Millisecond, 1 << 20, 5
+	const look, within, enough = 100 * time.Millisecond, 1 << 20, 5
 	for same := 0; same < enough; {
 		select {
 		case <-ctx.Done():
