@@ -105,14 +105,14 @@ func (s *server) caddyfile(backend string) string {
 func (s *server) waitUntilListening() error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if !s.running() {
-			return s.explain(errors.New("Caddy ended"))
+			return s.explain(errors.New("the server ended"))
 		}
 		if conn, err := net.Dial("tcp", s.addr); err == nil {
 			conn.Close()
 			return nil
 		}
 	}
-	return s.explain(errors.New("Caddy does not listen"))
+	return s.explain(errors.New("the server does not listen"))
 }
 
 func (s *server) running() bool {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,7 +87,7 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 		rows = append(rows, slowRow{s.name, len(senders), announced, sent, used})
 	}
 	if !srv.running() {
-		return nil, srv.explain(fmt.Errorf("Caddy ended"))
+		return nil, srv.explain(errors.New("the server ended"))
 	}
 	return rows, nil
 }
