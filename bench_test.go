@@ -1,11 +1,14 @@
 package instantapi
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -183,25 +186,129 @@ func anonymousMemory(b *testing.B) int64 {
 	return 0
 }
 
+// BenchmarkVerify compares the way from header and body to verdict with a bare
+// SHA-256 of the same bytes.
 func BenchmarkVerify(b *testing.B) {
-	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
-		b.Run(strconv.Itoa(size), func(b *testing.B) {
+	for _, size := range benchmarkSizes {
+		body := make([]byte, size)
+		b.Run(fmt.Sprintf("size=%d/verify", size), func(b *testing.B) {
 			v, err := NewVerifier("secret")
 			if err != nil {
 				b.Fatal(err)
 			}
-			body := make([]byte, size)
-			sig, err := ParseSignature([]string{Sign("secret", body)})
-			if err != nil {
-				b.Fatal(err)
-			}
+			header := []string{Sign("secret", body)}
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
+				sig, err := ParseSignature(header)
+				if err != nil {
+					b.Fatal(err)
+				}
 				if _, err := v.Verify(body, sig); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
+		b.Run(fmt.Sprintf("size=%d/sha256", size), func(b *testing.B) {
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				sha256.Sum256(body)
+			}
+		})
 	}
+}
+
+var benchmarkSizes = []int{1 << 10, 64 << 10, 1 << 20}
+
+// BenchmarkScan compares the scan of an event with encoding/json into a struct of
+// the same fields, for an answer that is a text and one that is a table.
+func BenchmarkScan(b *testing.B) {
+	for _, size := range benchmarkSizes {
+		for _, result := range []struct{ kind, item string }{
+			{"text", `The second item (\"Shipping\") has no tax, M\u00fcller says.\n`},
+			{"table", `","rows":[{"id":17,"name":"Shipping","tax":null,"price":12.50}],"next":"`},
+		} {
+			body := []byte(`{"event_type":"task.completed","status":"completed","result":{"text":"` +
+				strings.Repeat(result.item, size/len(result.item)) + `"},"task_id":"task_1"}`)
+			b.Run(fmt.Sprintf("size=%d/%s/scan", size, result.kind), func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, err := scanEvent(body, eventFields); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+			b.Run(fmt.Sprintf("size=%d/%s/encoding-json", size, result.kind), func(b *testing.B) {
+				b.SetBytes(int64(len(body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					var event struct {
+						EventType string `json:"event_type"`
+						TaskID    string `json:"task_id"`
+						Status    string `json:"status"`
+					}
+					if err := json.Unmarshal(body, &event); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// BenchmarkClaim measures the ledger alone, with a store that costs next to
+// nothing: the way of a new event from its claim to its end, on events of their
+// own and on one that all callers want, and the way of a known one.
+func BenchmarkClaim(b *testing.B) {
+	for _, callers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("own-events/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, randomID, false)
+		})
+		b.Run(fmt.Sprintf("one-event/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, func() Identity { return Identity{1} }, false)
+		})
+		b.Run(fmt.Sprintf("known/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, func() Identity { return Identity{1} }, true)
+		})
+	}
+}
+
+// fixedStore gives the same answer for each event, and records none.
+type fixedStore struct{ known bool }
+
+func (s fixedStore) Lookup(Identity) (Record, bool, error) { return Record{}, s.known, nil }
+func (fixedStore) Record(Identity, Record) error           { return nil }
+func (fixedStore) Close() error                            { return nil }
+
+// claimConcurrently claims b.N events from so many callers at once. Who waited
+// for a delivery has its outcome, and so claims nothing.
+func claimConcurrently(b *testing.B, callers int, event func() Identity, known bool) {
+	l := newTestLedger(fixedStore{known})
+	var next, claimed atomic.Int64
+	var wg sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range callers {
+		wg.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				c, before, err := l.claim(context.Background(), event(), time.Minute)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if before != nil {
+					continue
+				}
+				claimed.Add(1)
+				runtime.Gosched() // while it is delivered others come
+				if err := c.delivered(Record{Status: 200}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(claimed.Load())/float64(b.N), "claims/op")
 }

@@ -1,0 +1,269 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// load is what one scenario is put under in one round.
+type load struct {
+	addr        string
+	template    *template
+	sends       kind
+	stamps      []stamp // the events, signed before the clock starts
+	again       bool    // whether to begin again after the last of them
+	want        answer
+	connections int
+	rate        float64 // requests/s; 0: as fast as the answers come
+	warmup      time.Duration
+	duration    time.Duration
+	processes   []int // whose CPU time is measured
+}
+
+// outcome is what came of it.
+type outcome struct {
+	sent      int // requests, with those before the clock started
+	requests  int // answered while it ran
+	elapsed   time.Duration
+	latencies []time.Duration // of each of these; at a fixed rate since it was due
+	cpu       []time.Duration // of each process
+}
+
+// answered is one request's end.
+type answered struct {
+	at      time.Time
+	latency time.Duration
+}
+
+// drainTimeout is how long answers may take after the clock has stopped.
+const drainTimeout = 30 * time.Second
+
+// run puts the load on. It ends with the first wrong answer, if there is one.
+func (l *load) run(ctx context.Context) (outcome, error) {
+	runtime.GC() // not while it runs
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	var next atomic.Int64 // event
+	var stop atomic.Bool
+	var due chan time.Time
+	begin := time.Now()
+	if l.rate > 0 {
+		due = make(chan time.Time, len(l.stamps))
+		go l.pace(begin, due, &stop)
+	}
+	take := func() (i int64, since time.Time, ok bool) {
+		if due != nil {
+			if since, ok = <-due; !ok {
+				return 0, since, false
+			}
+		}
+		if stop.Load() {
+			return 0, since, false
+		}
+		i = next.Add(1) - 1
+		if l.again {
+			i %= int64(len(l.stamps))
+		}
+		return i, since, i < int64(len(l.stamps))
+	}
+
+	ends := make([][]answered, l.connections)
+	var workers sync.WaitGroup
+	for c := range ends {
+		ends[c] = make([]answered, 0, len(l.stamps)/l.connections+1)
+		workers.Go(func() {
+			err := l.work(ctx, take, &ends[c])
+			if err != nil {
+				stop.Store(true)
+				cancel(err)
+			}
+		})
+	}
+	exhausted := make(chan struct{})
+	go func() {
+		workers.Wait()
+		close(exhausted)
+	}()
+
+	wait(ctx, exhausted, l.warmup)
+	start, before, err := l.clock()
+	wait(ctx, exhausted, l.duration)
+	end, after, err2 := l.clock()
+	stop.Store(true)
+	workers.Wait()
+	if err := context.Cause(ctx); err != nil {
+		return outcome{}, err
+	}
+	if err := errors.Join(err, err2); err != nil {
+		return outcome{}, err
+	}
+
+	o := outcome{sent: int(next.Load()), elapsed: end.Sub(start)}
+	if !l.again {
+		o.sent = min(o.sent, len(l.stamps))
+	}
+	for i := range after {
+		o.cpu = append(o.cpu, after[i]-before[i])
+	}
+	for _, own := range ends {
+		for _, e := range own {
+			if e.at.After(start) && !e.at.After(end) {
+				o.latencies = append(o.latencies, e.latency)
+			}
+		}
+	}
+	o.requests = len(o.latencies)
+	slices.Sort(o.latencies)
+	return o, nil
+}
+
+func wait(ctx context.Context, exhausted <-chan struct{}, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-exhausted:
+	case <-time.After(d):
+	}
+}
+
+// clock returns the time and what the processes have used of their cores.
+func (l *load) clock() (at time.Time, cpu []time.Duration, err error) {
+	for _, pid := range l.processes {
+		used, err := processCPU(pid)
+		if err != nil {
+			return at, nil, err
+		}
+		cpu = append(cpu, used)
+	}
+	return time.Now(), cpu, nil
+}
+
+// pace says when each request is due, whether or not the ones before have been
+// answered: a server that stops for a moment has to answer for all that came
+// meanwhile.
+func (l *load) pace(begin time.Time, due chan<- time.Time, stop *atomic.Bool) {
+	defer close(due)
+	runtime.LockOSThread() // it sleeps in the system; never unlocked, so the thread ends with it
+	for i := range cap(due) {
+		at := begin.Add(time.Duration(float64(i) / l.rate * float64(time.Second)))
+		preciseSleep(time.Until(at))
+		if stop.Load() {
+			return
+		}
+		due <- at
+	}
+}
+
+// work is one connection. It sends a request, reads the answer and checks it,
+// until there is nothing to take.
+func (l *load) work(ctx context.Context, take func() (int64, time.Time, bool), ends *[]answered) error {
+	request := l.template.request(l.addr, l.sends)
+	var res fasthttp.Response
+	var conn net.Conn
+	var reader *bufio.Reader
+	hangUp := func() {
+		if conn != nil {
+			conn.Close()
+			conn = nil
+		}
+	}
+	defer hangUp()
+	for {
+		i, since, ok := take()
+		if !ok {
+			return nil
+		}
+		if conn == nil {
+			var err error
+			if conn, err = l.dial(ctx); err != nil {
+				return err
+			}
+			reader = bufio.NewReaderSize(conn, 4<<10)
+		}
+		request.set(&l.stamps[i])
+		if since.IsZero() {
+			since = time.Now()
+		}
+		// A server may refuse a body before it has read all of it: the answer
+		// is there, though the writing failed.
+		_, writeErr := conn.Write(request.wire)
+		if err := res.Read(reader); err != nil {
+			return fmt.Errorf("no answer: %w", errors.Join(writeErr, err))
+		}
+		now := time.Now()
+		if res.StatusCode() != l.want.status || string(res.Body()) != l.want.body {
+			return fmt.Errorf("answered %d %.200q, want %d %q", res.StatusCode(), res.Body(), l.want.status, l.want.body)
+		}
+		*ends = append(*ends, answered{now, now.Sub(since)})
+		if writeErr != nil || res.ConnectionClose() {
+			hangUp()
+		}
+	}
+}
+
+func (l *load) dial(ctx context.Context) (net.Conn, error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "tcp", l.addr)
+	if err != nil {
+		return nil, err
+	}
+	// Once for all its requests, so that a server that hangs ends the run.
+	return conn, conn.SetDeadline(time.Now().Add(l.warmup + l.duration + drainTimeout))
+}
+
+// check holds the backend's books against what was sent.
+func (l *load) check(o outcome, t tally) error {
+	want := tally{}
+	if l.want.forwarded {
+		want = tally{Arrived: o.sent, Distinct: o.sent, Highest: o.sent}
+	}
+	if t != want {
+		return fmt.Errorf("of %d requests that were answered as they should be, the backend got %d: %d events, %d bodies that nobody sent (want %d, each once)",
+			o.sent, t.Arrived+t.Foreign, t.Distinct, t.Foreign, want.Arrived)
+	}
+	return nil
+}
+
+// syncDisk returns how long the disk takes to make each of n writes of 4 KiB
+// durable. They go to blocks that are there already, like those of a database's
+// log; to make a file longer takes a sync of the file system besides.
+func syncDisk(dir string, n int) ([]time.Duration, error) {
+	const block, blocks = 4 << 10, 64
+	f, err := os.CreateTemp(dir, "sync")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := f.Write(make([]byte, blocks*block)); err != nil {
+		return nil, err
+	}
+	if err := f.Sync(); err != nil {
+		return nil, err
+	}
+	data := make([]byte, block)
+	took := make([]time.Duration, n)
+	for i := range took {
+		data[0] = byte(i + 1)
+		start := time.Now()
+		if _, err := f.WriteAt(data, int64(i%blocks)*block); err != nil {
+			return nil, err
+		}
+		if err := f.Sync(); err != nil {
+			return nil, err
+		}
+		took[i] = time.Since(start)
+	}
+	return took, nil
+}

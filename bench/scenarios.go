@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+)
+
+// scenario is one way to answer an event that is measured.
+type scenario struct {
+	name   string
+	routes string // of the Caddyfile; {secret}, {store} and {proxy} are filled in
+	sync   string // of the guard's store
+	sends  kind
+	want   answer
+}
+
+// kind is what a scenario is sent.
+type kind int
+
+const (
+	newEvents   kind = iota // signed, each one once
+	knownEvents             // signed, and delivered before the clock starts
+	forgedEvents
+	unsignedEvents
+	plainRequests // the same bodies, for a server that does not look at them
+)
+
+// answer is what each request of a scenario has to get.
+type answer struct {
+	status int
+	body   string
+	// forwarded: each event reaches the backend once. Otherwise none does.
+	forwarded bool
+}
+
+const (
+	guard = "instantapi_verify {secret}\n{proxy}"
+
+	// The name of what all others are compared with.
+	plain = "plain"
+)
+
+var (
+	wantForwarded = answer{http.StatusOK, backendAnswer, true}
+	wantRefused   = answer{http.StatusUnauthorized, `{"error": "Invalid signature"}`, false}
+	wantDuplicate = answer{http.StatusOK, `{"received": true, "duplicate": true}`, false}
+	wantResponded = answer{http.StatusOK, "responded", false}
+)
+
+// scenarios are all that is measured, in the order of the table.
+var scenarios = []scenario{
+	{name: plain, routes: "{proxy}", want: wantForwarded},
+	{name: "buffered", routes: "{buffering_proxy}", want: wantForwarded},
+	{name: "verify_only", routes: "instantapi_verify {secret} {\nverify_only\n}\n{proxy}", want: wantForwarded},
+	{name: "guard", routes: guard, sync: "on", want: wantForwarded},
+	{name: "guard_nosync", routes: guard, sync: "off", want: wantForwarded},
+	{name: "naive", routes: "naive_verify {secret} {store}\n{proxy}", want: wantForwarded},
+	{name: "repeats", routes: guard, sync: "on", sends: knownEvents, want: wantDuplicate},
+	{name: "forged", routes: guard, sync: "on", sends: forgedEvents, want: wantRefused},
+	{name: "unsigned", routes: guard, sync: "on", sends: unsignedEvents, want: wantRefused},
+	{name: "respond", routes: "respond responded 200", sends: plainRequests, want: wantResponded},
+}
+
+// findScenarios returns the scenarios of these names, and plain, which they are
+// compared with.
+func findScenarios(names []string) ([]scenario, error) {
+	var found []scenario
+	for _, s := range scenarios {
+		if s.name == plain || slices.Contains(names, s.name) {
+			found = append(found, s)
+		}
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == name }) {
+			return nil, fmt.Errorf("there is no scenario %q, only %s", name, strings.Join(scenarioNames(), ", "))
+		}
+	}
+	return found, nil
+}
+
+func scenarioNames() (names []string) {
+	for _, s := range scenarios {
+		names = append(names, s.name)
+	}
+	return names
+}
+
+// group is what is measured side by side: the scenarios take turns, so that what
+// else the machine does is spread over all of them.
+type group struct {
+	size        int // of a body in bytes
+	connections int
+	rate        float64 // requests/s; 0: as fast as the answers come
+	scenarios   []scenario
+}
+
+func (g group) String() string {
+	load := "closed loop"
+	if g.rate > 0 {
+		load = fmt.Sprintf("%g requests/s", g.rate)
+	}
+	return fmt.Sprintf("%s, %s, %s", humanize.IBytes(uint64(g.size)), plural(g.connections, "connection"), load)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+const defaultRate = 2000
+
+// defaultGroups are chosen to end within five minutes: everything where most
+// bodies and loads are, the guard at the edges.
+func defaultGroups() []group {
+	pair, err := findScenarios([]string{"guard"})
+	if err != nil {
+		panic(err)
+	}
+	return []group{
+		{size: 1 << 10, connections: 64, scenarios: scenarios},
+		{size: 64 << 10, connections: 64, scenarios: pair},
+		{size: 1 << 20, connections: 64, scenarios: pair},
+		{size: 1 << 10, connections: 1, scenarios: pair},
+		{size: 1 << 10, connections: 16, scenarios: pair},
+		{size: 1 << 10, connections: 256, scenarios: pair},
+		{size: 1 << 10, connections: 64, rate: defaultRate, scenarios: pair},
+	}
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+)
+
+// slowRow is the memory of a server with senders that have sent only a part of
+// what they announced.
+type slowRow struct {
+	Scenario  string `json:"scenario"`
+	Senders   int    `json:"senders"`
+	Announced int    `json:"announced"` // bytes a sender
+	Sent      int    `json:"sent"`      // bytes a sender
+	Memory    uint64 `json:"memory"`    // resident, in bytes
+}
+
+const announced = 4 << 20
+
+// slowSenders opens connections that announce bodies of 4 MiB and send a little
+// of them, then more.
+func (b *bench) slowSenders(ctx context.Context) ([]slowRow, error) {
+	chosen, err := findScenarios([]string{"buffered", "guard"})
+	if err != nil {
+		return nil, err
+	}
+	t, err := newTemplate(announced)
+	if err != nil {
+		return nil, err
+	}
+	var rows []slowRow
+	for _, s := range chosen {
+		fmt.Fprintf(b.status, "%s: %s\n", s.name, plural(b.options.slowSenders, "slow sender"))
+		own, err := b.sendSlowly(ctx, t, s)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", s.name, err)
+		}
+		rows = append(rows, own...)
+	}
+	return rows, nil
+}
+
+func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows []slowRow, err error) {
+	srv, err := startServer(b.program, b.work, b.backend.addr, s, b.serverCores)
+	if err != nil {
+		return nil, err
+	}
+	defer srv.stop()
+	senders := make([]net.Conn, b.options.slowSenders)
+	defer func() {
+		for _, conn := range senders {
+			if conn != nil {
+				conn.Close()
+			}
+		}
+	}()
+	var dialer net.Dialer
+	for i := range senders {
+		if senders[i], err = dialer.DialContext(ctx, "tcp", srv.addr); err != nil {
+			return nil, err
+		}
+	}
+	request := t.request(srv.addr, s.sends)
+	head := len(request.wire) - announced
+	written := 0
+	for _, sent := range []int{0, 16 << 10, 64 << 10, 256 << 10} {
+		for i, conn := range senders {
+			if err := conn.SetDeadline(time.Now().Add(drainTimeout)); err != nil {
+				return nil, err
+			}
+			if _, err := conn.Write(request.wire[written : head+sent]); err != nil {
+				return nil, fmt.Errorf("sender %d: %w", i+1, err)
+			}
+		}
+		written = head + sent
+		used, err := settledMemory(ctx, srv.cmd.Process.Pid)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, slowRow{s.name, len(senders), announced, sent, used})
+	}
+	if !srv.running() {
+		return nil, srv.explain(errors.New("the server ended"))
+	}
+	return rows, nil
+}
+
+// settledMemory waits until a process's memory has stopped to change.
+func settledMemory(ctx context.Context, pid int) (used uint64, err error) {
+	const look, within, enough = 100 * time.Millisecond, 1 << 20, 5
+	for same := 0; same < enough; {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(look):
+		}
+		now, _, err := memory(pid)
+		if err != nil {
+			return 0, err
+		}
+		if max(now, used)-min(now, used) <= within {
+			same++
+		} else {
+			same = 0
+			used = now
+		}
+	}
+	return used, nil
+}
+
+func (r *report) writeSlowSenders(out io.Writer) error {
+	first := r.SlowSenders[0]
+	fmt.Fprintf(out, "%s of bodies of %s, which have sent only a part\n\n",
+		plural(first.Senders, "sender"), humanize.IBytes(uint64(first.Announced)))
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "\tsent by each\tsent by all\tserver's memory\t")
+	for _, w := range r.SlowSenders {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t\n", w.Scenario, humanize.IBytes(uint64(w.Sent)),
+			humanize.IBytes(uint64(w.Sent)*uint64(w.Senders)), humanize.IBytes(w.Memory))
+	}
+	return table.Flush()
+}
