@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -275,6 +276,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	total := s.count * (s.repeat + 1)
 	bar := newProgressBar(cmd.ErrOrStderr(), total)
 	run := newTaskID()
+	taskID := func(n int64) string { return fmt.Sprintf("%s_%d", run, n) }
 
 	t := newTally()
 	started := time.Now()
@@ -283,7 +285,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	for range min(s.concurrency, s.count) {
 		senders.Go(func() {
 			for n := taken.Add(1); n <= int64(s.count); n = taken.Add(1) {
-				body := sampleEvent(s.eventType, fmt.Sprintf("%s_%d", run, n))
+				body := sampleEvent(s.eventType, taskID(n))
 				for range s.repeat + 1 {
 					if limiter.Wait(ctx) != nil {
 						return
@@ -303,7 +305,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	_ = bar.Finish()
 
 	sum := t.summary(time.Since(started))
-	sum.URL, sum.TaskIDs = p.shownURL, [2]string{run + "_1", fmt.Sprintf("%s_%d", run, min(taken.Load(), int64(s.count)))}
+	sum.URL, sum.FirstTask, sum.LastTask = p.shownURL, taskID(1), taskID(min(taken.Load(), int64(s.count)))
 	if s.json {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
 			return 1, err
@@ -385,21 +387,19 @@ const (
 
 // posted is what came of a request.
 type posted struct {
-	TaskID  string        `json:"task_id,omitempty"`
-	Status  int           `json:"status,omitempty"`
-	Outcome string        `json:"outcome"`
-	Answer  string        `json:"answer,omitempty"`
-	Error   string        `json:"error,omitempty"`
-	Seconds float64       `json:"seconds"` // until the answer had been read
-	took    time.Duration // the same
+	TaskID  string  `json:"task_id,omitempty"`
+	Status  int     `json:"status,omitempty"`
+	Outcome string  `json:"outcome"`
+	Answer  string  `json:"answer,omitempty"`
+	Error   string  `json:"error,omitempty"`
+	Seconds float64 `json:"seconds"` // until the answer had been read
 }
 
 // post sends a body, signed, and reads the answer.
 func (p *poster) post(ctx context.Context, body []byte) posted {
 	started := time.Now()
 	got := p.exchange(ctx, body)
-	got.took = time.Since(started)
-	got.Seconds = got.took.Seconds()
+	got.Seconds = time.Since(started).Seconds()
 	return got
 }
 
@@ -442,14 +442,13 @@ func saysDuplicate(answer []byte) bool {
 
 // describe leaves out of an error what is known: the method and the URL.
 func (p *poster) describe(err error) string {
-	failed, ok := errors.AsType[*url.Error](err)
-	if !ok {
-		return err.Error()
+	if failed, ok := errors.AsType[net.Error](err); ok && failed.Timeout() {
+		return fmt.Sprintf("no whole answer within %s", p.client.Timeout)
 	}
-	if failed.Timeout() {
-		return fmt.Sprintf("nothing within %s", p.client.Timeout)
+	if failed, ok := errors.AsType[*url.Error](err); ok {
+		err = failed.Err
 	}
-	return failed.Err.Error()
+	return err.Error()
 }
 
 // String is the line that is printed for a person.
@@ -458,7 +457,7 @@ func (got posted) String() string {
 	if got.Outcome == outcomeNoAnswer {
 		status, outcome, said = "---", "no answer", got.Error
 	}
-	return fmt.Sprintf("%s %-10s  %s  %s", status, outcome, printable(said), inUnits(got.took))
+	return fmt.Sprintf("%s %-10s  %s  %s", status, outcome, printable(said), inUnits(got.Seconds))
 }
 
 // printable makes one short line of what someone else has written: no answer may
@@ -477,14 +476,14 @@ func printable(s string) string {
 	return s
 }
 
-func inUnits(d time.Duration) string {
+func inUnits(seconds float64) string {
 	switch {
-	case d < 10*time.Millisecond:
-		return fmt.Sprintf("%.1f ms", d.Seconds()*1000)
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.0f ms", d.Seconds()*1000)
+	case seconds < 0.01:
+		return fmt.Sprintf("%.1f ms", seconds*1000)
+	case seconds < 10:
+		return fmt.Sprintf("%.0f ms", seconds*1000)
 	default:
-		return fmt.Sprintf("%.1f s", d.Seconds())
+		return fmt.Sprintf("%.1f s", seconds)
 	}
 }
 
@@ -494,7 +493,7 @@ type tally struct {
 	mu         sync.Mutex
 	outcomes   map[string]int
 	statuses   map[int]int
-	latencies  []time.Duration // of those that were answered
+	latencies  []float64 // in seconds, of those that were answered
 	firstError string
 	cutOff     atomic.Int64 // by Ctrl-C, so that nobody knows what came of them
 }
@@ -509,7 +508,7 @@ func (t *tally) add(got posted) {
 	t.outcomes[got.Outcome]++
 	if got.Outcome != outcomeNoAnswer {
 		t.statuses[got.Status]++
-		t.latencies = append(t.latencies, got.took)
+		t.latencies = append(t.latencies, got.Seconds)
 	} else if t.firstError == "" {
 		t.firstError = got.Error
 	}
@@ -528,7 +527,8 @@ func (t *tally) requests() int {
 // summary is what `caddy instantapi send --count` prints in the end.
 type summary struct {
 	URL        string      `json:"url"`
-	TaskIDs    [2]string   `json:"task_ids"` // the first and the last
+	FirstTask  string      `json:"first_task_id"`
+	LastTask   string      `json:"last_task_id"`
 	Requests   int         `json:"requests"` // that came to an end
 	Forwarded  int         `json:"forwarded"`
 	Duplicates int         `json:"duplicates"`
@@ -565,17 +565,17 @@ func (t *tally) summary(took time.Duration) summary {
 		Seconds:    took.Seconds(),
 		PerSecond:  float64(t.requests()) / took.Seconds(),
 		Latency: latency{
-			percentile(t.latencies, 50).Seconds(),
-			percentile(t.latencies, 90).Seconds(),
-			percentile(t.latencies, 99).Seconds(),
-			percentile(t.latencies, 100).Seconds(),
+			percentile(t.latencies, 50),
+			percentile(t.latencies, 90),
+			percentile(t.latencies, 99),
+			percentile(t.latencies, 100),
 		},
 	}
 }
 
 // percentile returns the smallest value that p percent of the sorted values do
 // not exceed, 0 if there are none.
-func percentile(sorted []time.Duration, p int) time.Duration {
+func percentile(sorted []float64, p int) float64 {
 	if len(sorted) == 0 {
 		return 0
 	}
@@ -584,7 +584,7 @@ func percentile(sorted []time.Duration, p int) time.Duration {
 }
 
 func (s summary) print(out io.Writer) {
-	fmt.Fprintf(out, "%s\ntask_id %s to %s\n\n", s.URL, s.TaskIDs[0], s.TaskIDs[1])
+	fmt.Fprintf(out, "%s\ntask_id %s to %s\n\n", s.URL, s.FirstTask, s.LastTask)
 	fmt.Fprintf(out, "requests    %8d   in %.2f s, %.0f a second\n", s.Requests, s.Seconds, s.PerSecond)
 	fmt.Fprintf(out, "forwarded   %8d\nduplicates  %8d\nrefused     %8d\nno answer   %8d", s.Forwarded, s.Duplicates, s.Refused, s.NoAnswer)
 	if s.FirstError != "" {
@@ -598,7 +598,7 @@ func (s summary) print(out io.Writer) {
 		fmt.Fprintf(out, "status %d  %8d\n", status, s.Statuses[status])
 	}
 	if len(s.Statuses) > 0 {
-		ms := func(seconds float64) string { return inUnits(time.Duration(seconds * float64(time.Second))) }
-		fmt.Fprintf(out, "latency     p50 %s, p90 %s, p99 %s, max %s\n", ms(s.Latency.P50), ms(s.Latency.P90), ms(s.Latency.P99), ms(s.Latency.Max))
+		fmt.Fprintf(out, "latency     p50 %s, p90 %s, p99 %s, max %s\n",
+			inUnits(s.Latency.P50), inUnits(s.Latency.P90), inUnits(s.Latency.P99), inUnits(s.Latency.Max))
 	}
 }

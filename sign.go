@@ -195,9 +195,9 @@ func (s *secretFlags) all() ([]candidate, error) {
 		if value == "" {
 			return nil, errors.New("--secret is empty; is the variable set that it is taken from?")
 		}
-		name := "the secret of --secret"
-		if len(s.values) > 1 {
-			name = fmt.Sprintf("the secret of --secret number %d", i+1)
+		name := "the secret"
+		if len(s.values)+len(s.names) > 1 {
+			name = fmt.Sprintf("--secret number %d", i+1)
 		}
 		all = append(all, candidate{name, value})
 	}

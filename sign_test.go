@@ -31,9 +31,9 @@ func TestVerifyExitStatuses(t *testing.T) {
 	body := string(taskEvent("1"))
 	signature := Sign(testSecret, []byte(body))
 	runCommand(t, body, "verify", "--secret", testSecret, "--signature", signature).
-		want(t, 0, "valid: made with the secret of --secret")
+		want(t, 0, "valid: made with the secret")
 	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(signature)).
-		want(t, 0, "valid: made with the secret of --secret number 2")
+		want(t, 0, "valid: made with --secret number 2")
 	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", signature).
 		want(t, 0, "valid: made with the secret in TEST_SECRET")
 	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", signature)
@@ -105,7 +105,7 @@ func TestVerifySaysWhatWentWrong(t *testing.T) {
 		{name: "to Go", signed: golang, want: []string{"sorted keys", "numbers as JavaScript", "as Go does"}},
 		{name: "to PHP", signed: php, want: []string{"as PHP does"}},
 
-		{name: "secret with a newline", secret: testSecret + "\n", want: []string{"these bytes, made with the secret of --secret with a newline at its end", "read the secret in the same way"}},
+		{name: "secret with a newline", secret: testSecret + "\n", want: []string{"these bytes, made with the secret with a newline at its end", "read the secret in the same way"}},
 		{name: "secret with CR LF", secret: testSecret + "\r\n", want: []string{"with CR LF at its end"}},
 		{name: "secret with a space", secret: testSecret + " ", want: []string{"with a space at its end"}},
 		{name: "secret with white space here", with: testSecret + " \n", want: []string{"without the white space around it"}},
@@ -114,7 +114,7 @@ func TestVerifySaysWhatWentWrong(t *testing.T) {
 		{name: "secret in quotes here", with: `"` + testSecret + `"`, want: []string{"without the quotes around it"}},
 		{name: "secret decoded from hex", secret: mustHex(t, key), with: key, want: []string{"decoded from hex"}},
 		{name: "secret decoded from base64", secret: "a key", with: base64.StdEncoding.EncodeToString([]byte("a key")), want: []string{"decoded from base64"}},
-		{name: "secret and body", secret: testSecret + "\n", body: indentedBy2, want: []string{"the same JSON without white space, made with the secret of --secret with a newline at its end"}},
+		{name: "secret and body", secret: testSecret + "\n", body: indentedBy2, want: []string{"the same JSON without white space, made with the secret with a newline at its end"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			body := or(test.body, sent)
@@ -123,7 +123,7 @@ func TestVerifySaysWhatWentWrong(t *testing.T) {
 			}
 			signature := Sign(or(test.secret, testSecret), []byte(or(test.signed, sent)))
 			with := or(test.with, testSecret)
-			got := diagnose([]byte(body), signature, []candidate{{"the secret of --secret", with}})
+			got := diagnose([]byte(body), signature, []candidate{{"the secret", with}})
 			if got.valid {
 				t.Error("it is valid")
 			}
@@ -178,7 +178,7 @@ func TestVerifySaysWhatIsMalformed(t *testing.T) {
 		{"base64 for URLs", base64.RawURLEncoding.EncodeToString([]byte(digest)), "base64", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := diagnose(body, test.signature, []candidate{{"the secret of --secret", testSecret}})
+			got := diagnose(body, test.signature, []candidate{{"the secret", testSecret}})
 			if got.valid || !strings.HasPrefix(got.text, "invalid: signature is not 64 hex digits: ") || !strings.Contains(got.text, test.want) {
 				t.Errorf("want %q in: %s", test.want, got.text)
 			}
@@ -188,7 +188,7 @@ func TestVerifySaysWhatIsMalformed(t *testing.T) {
 			wantNoSecrets(t, got.text, string(body), testSecret, good)
 		})
 	}
-	got := diagnose(append(body, '\n'), base64.StdEncoding.EncodeToString([]byte(digest)), []candidate{{"the secret of --secret", testSecret}})
+	got := diagnose(append(body, '\n'), base64.StdEncoding.EncodeToString([]byte(digest)), []candidate{{"the secret", testSecret}})
 	for _, want := range []string{"base64", "Nor would it be right without that", "without white space at the end"} {
 		if got.valid || !strings.Contains(got.text, want) {
 			t.Errorf("want %q in: %s", want, got.text)
@@ -199,7 +199,7 @@ func TestVerifySaysWhatIsMalformed(t *testing.T) {
 // TestDiagnoseFindsNothingInNoise tries bodies that are no text, and ends.
 func TestDiagnoseFindsNothingInNoise(t *testing.T) {
 	for _, body := range []string{"", "\xff\xfe", "\xfe\xff\xd8", "\xef\xbb\xbf", "\xff\xff", "{", "null", strings.Repeat("[", 20000), "\r\n\r\n"} {
-		got := diagnose([]byte(body), Sign("another", []byte("something")), []candidate{{"the secret of --secret", testSecret}})
+		got := diagnose([]byte(body), Sign("another", []byte("something")), []candidate{{"the secret", testSecret}})
 		if got.valid || !strings.Contains(got.text, "wrong secret, or the bytes were changed") {
 			t.Errorf("%.20q: %s", body, got.text)
 		}
