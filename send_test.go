@@ -422,15 +422,15 @@ func TestReadmeTryIt(t *testing.T) {
 	}
 	for _, call := range calls {
 		got := runCommand(t, "", append(strings.Fields(call[1]), "--url", s.url("/webhooks/instantapi"))...)
-		want, printed := comparable(call[2]), comparable(got.stdout)
+		want, printed := masked(call[2]), masked(got.stdout)
 		if got.status != 0 || printed != want {
 			t.Errorf("%s: exit status %d; it printed\n%s, the README has\n%s", call[1], got.status, printed, want)
 		}
 	}
 }
 
-// comparable replaces what differs from run to run.
-func comparable(printed string) string {
+// masked replaces what differs from run to run.
+func masked(printed string) string {
 	printed = regexp.MustCompile(`task_[a-z0-9]{26}`).ReplaceAllString(printed, "task_X")
 	return regexp.MustCompile(`[0-9.]+ ms`).ReplaceAllString(printed, "N ms")
 }
