@@ -11,6 +11,10 @@ func init() {
 		Usage: "<command>",
 		Short: "Tries, tests and inspects webhook endpoints guarded by instantapi_verify",
 		CobraFunc: func(cmd *cobra.Command) {
+			// Without these two a mistyped command would be a success.
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+			cmd.SetFlagErrorFunc(flagError)
 			cmd.AddCommand(subcommands()...)
 		},
 	})
@@ -19,5 +23,9 @@ func init() {
 // subcommands are the commands below "caddy instantapi", each made in the file
 // of its own concept.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newSendCommand(),
+		newSignCommand(),
+		newVerifyCommand(),
+	}
 }

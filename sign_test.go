@@ -1,0 +1,223 @@
+package instantapi
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
+	body := "{\"task_id\":\"1\"}\r\n"
+	file := filepath.Join(t.TempDir(), "event.json")
+	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := Sign(testSecret, []byte(body)) + "\n"
+	for _, got := range []commandResult{
+		runCommand(t, body, "sign", "--secret", testSecret),
+		runCommand(t, body, "sign", "--secret", testSecret, "--file", "-"),
+		runCommand(t, "", "sign", "--secret-env", "TEST_SECRET", "--file", file),
+	} {
+		if got.status != 0 || got.stdout != want || got.stderr != "" {
+			t.Errorf("got %+v, want %q", got, want)
+		}
+	}
+}
+
+func TestVerifyExitStatuses(t *testing.T) {
+	body := string(taskEvent("1"))
+	signature := Sign(testSecret, []byte(body))
+	runCommand(t, body, "verify", "--secret", testSecret, "--signature", signature).
+		want(t, 0, "valid: made with the secret")
+	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(signature)).
+		want(t, 0, "valid: made with --secret number 2")
+	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", signature).
+		want(t, 0, "valid: made with the secret in TEST_SECRET")
+	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", signature)
+	got.want(t, 2, "invalid", "without white space at the end")
+	if got.stderr != "" {
+		t.Errorf("standard error is %q", got.stderr)
+	}
+	runCommand(t, body, "verify", "--secret", testSecret, "--signature", "").want(t, 2, "invalid", "it is empty")
+}
+
+// TestVerifySaysWhatWentWrong signs one body and verifies another, or with
+// another secret. The JSON on one side is what the named library wrote.
+func TestVerifySaysWhatWentWrong(t *testing.T) {
+	const (
+		sent = `{"event_type":"task.completed","task_id":"1","result":{"text":"a/b <é> 😀","parts":[]},"usage":{"cost":0.010,"tokens":[1,2]}}`
+
+		python       = `{"event_type": "task.completed", "task_id": "1", "result": {"text": "a/b <\u00e9> \ud83d\ude00", "parts": []}, "usage": {"cost": 0.010, "tokens": [1, 2]}}`
+		pythonUTF8   = `{"event_type": "task.completed", "task_id": "1", "result": {"text": "a/b <é> 😀", "parts": []}, "usage": {"cost": 0.010, "tokens": [1, 2]}}`
+		pythonSorted = `{"event_type": "task.completed", "result": {"parts": [], "text": "a/b <\u00e9> \ud83d\ude00"}, "task_id": "1", "usage": {"cost": 0.010, "tokens": [1, 2]}}`
+		javaScript   = `{"event_type":"task.completed","task_id":"1","result":{"text":"a/b <é> 😀","parts":[]},"usage":{"cost":0.01,"tokens":[1,2]}}`
+		golang       = `{"event_type":"task.completed","result":{"parts":[],"text":"a/b \u003cé\u003e 😀"},"task_id":"1","usage":{"cost":0.01,"tokens":[1,2]}}`
+		php          = `{"event_type":"task.completed","task_id":"1","result":{"text":"a\/b <\u00e9> \ud83d\ude00","parts":[]},"usage":{"cost":0.010,"tokens":[1,2]}}`
+		indentedBy2  = "{\n  \"event_type\": \"task.completed\",\n  \"task_id\": \"1\",\n  \"result\": {\n    \"text\": \"a/b <é> 😀\",\n    \"parts\": []\n  },\n" +
+			"  \"usage\": {\n    \"cost\": 0.010,\n    \"tokens\": [\n      1,\n      2\n    ]\n  }\n}"
+	)
+	indentedBy4 := strings.ReplaceAll(indentedBy2, "  ", "    ")
+	indentedByTabs := strings.ReplaceAll(indentedBy2, "  ", "\t")
+	utf16 := "\xff\xfe" + string(func() (b []byte) {
+		for _, c := range []byte("{\"task_id\":\"1\"}\r\n") {
+			b = append(b, c, 0)
+		}
+		return b
+	}())
+	key := "0123456789abcdef0123456789abcdef"
+
+	for _, test := range []struct {
+		name           string
+		signed, secret string // what the signature was made of; default: sent, testSecret
+		body, with     string // what verify gets; the same defaults
+		want           []string
+		not            string
+	}{
+		{name: "another secret", with: "another", want: []string{"wrong secret, or the bytes were changed"}, not: "not one JSON object"},
+		{name: "another body", body: `{"task_id":"2"}`, want: []string{"wrong secret, or the bytes were changed"}},
+		{name: "cut", body: sent[:60], want: []string{"wrong secret, or the bytes", "not one JSON object: was it cut"}},
+		{name: "empty", body: "\x00", want: []string{"The body is empty"}},
+
+		{name: "newline added", body: sent + "\n", want: []string{"these bytes without white space at the end, made", adviceBytes}},
+		{name: "CR LF added", body: sent + "\r\n", want: []string{"these bytes without white space at the end"}},
+		{name: "newline lost", signed: sent + "\n", want: []string{"these bytes with a newline at the end"}},
+		{name: "CR LF lost", signed: sent + "\r\n", want: []string{"these bytes with CR LF at the end"}},
+		{name: "mark added", body: "\uFEFF" + sent, want: []string{"these bytes in UTF-8 without a byte order mark"}},
+		{name: "mark lost", signed: "\uFEFF" + sent, want: []string{"these bytes with a byte order mark in front"}},
+		{name: "CR LF to LF", signed: strings.ReplaceAll(indentedBy2, "\n", "\r\n"), body: indentedBy2, want: []string{"these bytes with CR LF for LF"}},
+		{name: "LF to CR LF", signed: indentedBy2, body: strings.ReplaceAll(indentedBy2, "\n", "\r\n"), want: []string{"these bytes with LF for CR LF"}},
+		{name: "PowerShell", signed: `{"task_id":"1"}`, body: utf16, want: []string{"these bytes in UTF-8 without a byte order mark, without white space at the end"}},
+
+		{name: "Python", body: python, signed: pythonUTF8, want: []string{"the same JSON with a space after each comma and colon", "as few escapes", adviceJSON}},
+		{name: "to Python", body: sent, signed: python, want: []string{"with a space after each comma and colon", `non-ASCII characters as \uXXXX`}},
+		{name: "to Python, sorted", body: sent, signed: pythonSorted, want: []string{"with a space after", "sorted keys", `\uXXXX`}},
+		{name: "from Python", body: python, want: []string{"the same JSON without white space", "as few escapes"}},
+		{name: "indented by 2", body: indentedBy2, want: []string{"the same JSON without white space, made"}},
+		{name: "indented by 2, newline", body: indentedBy2 + "\n", want: []string{"the same JSON without white space, made"}},
+		{name: "to indented by 2", signed: indentedBy2, want: []string{"indented by two spaces, made"}},
+		{name: "to indented by 2, newline", signed: indentedBy2 + "\n", want: []string{"indented by two spaces, with a newline at the end, made"}},
+		{name: "to indented by 4", signed: indentedBy4, want: []string{"indented by four spaces, made"}},
+		{name: "to indented by tabs", signed: indentedByTabs, want: []string{"indented by tabs, made"}},
+		{name: "to JavaScript", signed: javaScript, want: []string{"numbers as JavaScript writes them"}},
+		{name: "to Go", signed: golang, want: []string{"sorted keys", "numbers as JavaScript", "as Go does"}},
+		{name: "to PHP", signed: php, want: []string{"as PHP does"}},
+
+		{name: "secret with a newline", secret: testSecret + "\n", want: []string{"these bytes, made with the secret with a newline at its end", "read the secret in the same way"}},
+		{name: "secret with CR LF", secret: testSecret + "\r\n", want: []string{"with CR LF at its end"}},
+		{name: "secret with a space", secret: testSecret + " ", want: []string{"with a space at its end"}},
+		{name: "secret with white space here", with: testSecret + " \n", want: []string{"without the white space around it"}},
+		{name: "secret in double quotes", secret: `"` + testSecret + `"`, want: []string{"in double quotes"}},
+		{name: "secret in single quotes", secret: "'" + testSecret + "'", want: []string{"in single quotes"}},
+		{name: "secret in quotes here", with: `"` + testSecret + `"`, want: []string{"without the quotes around it"}},
+		{name: "secret decoded from hex", secret: mustHex(t, key), with: key, want: []string{"decoded from hex"}},
+		{name: "secret decoded from base64", secret: "a key", with: base64.StdEncoding.EncodeToString([]byte("a key")), want: []string{"decoded from base64"}},
+		{name: "secret and body", secret: testSecret + "\n", body: indentedBy2, want: []string{"the same JSON without white space, made with the secret with a newline at its end"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			body := or(test.body, sent)
+			if body == "\x00" {
+				body = ""
+			}
+			signature := Sign(or(test.secret, testSecret), []byte(or(test.signed, sent)))
+			with := or(test.with, testSecret)
+			got := diagnose([]byte(body), signature, []candidate{{"the secret", with}})
+			if got.valid {
+				t.Error("it is valid")
+			}
+			for _, want := range append(test.want, "invalid: signature matches no secret") {
+				if !strings.Contains(got.text, want) {
+					t.Errorf("want %q in: %s", want, got.text)
+				}
+			}
+			if test.not != "" && strings.Contains(got.text, test.not) {
+				t.Errorf("it says %q: %s", test.not, got.text)
+			}
+			wantNoSecrets(t, got.text, body, with, signature)
+		})
+	}
+}
+
+// wantNoSecrets checks that a diagnosis would help nobody to sign.
+func wantNoSecrets(t *testing.T, text, body, secret, signature string) {
+	t.Helper()
+	for _, s := range []string{secret, signature, Sign(secret, []byte(body))} {
+		if strings.Contains(strings.ToLower(text), strings.ToLower(s)) {
+			t.Errorf("it says too much: %s", text)
+		}
+	}
+}
+
+func TestVerifySaysWhatIsMalformed(t *testing.T) {
+	body := taskEvent("1")
+	good := Sign(testSecret, body)
+	digest := mustHex(t, good)
+	for _, test := range []struct {
+		name, signature string
+		want            string
+		apart           bool // from that, it is right
+	}{
+		{"empty", "", "it is empty", false},
+		{"white space", "\n", "it is empty", false},
+		{"short", good[1:], "there are 63 digits", false},
+		{"long", good + "0", "there are 65 digits", false},
+		{"short with prefix", "sha256=" + good[1:], "there are 63 digits", false},
+		{"a wrong character", good[:9] + "x" + good[10:], `character 10, 'x', is not a hex digit`, false},
+		{"not ASCII", good[:62] + "é", `character 63, 'é', is not a hex digit`, false},
+		{"MD5", good[:32], "MD5", false},
+		{"SHA-1", good[:40], "SHA-1", false},
+		{"SHA-512", good + good, "SHA-512", false},
+		{"newline", good + "\n", "spaces, newlines or quotes around it", true},
+		{"quotes", `"` + good + `"`, "spaces, newlines or quotes around it", true},
+		{"header line", "X-InstantAPI-Signature: " + good + "\r", "whole header line", true},
+		{"another prefix", "SHA256=" + good, "only sha256= may stand in front", true},
+		{"version", "v1=" + good, "only sha256= may stand in front", true},
+		{"base64", base64.StdEncoding.EncodeToString([]byte(digest)), "base64", true},
+		{"base64 for URLs", base64.RawURLEncoding.EncodeToString([]byte(digest)), "base64", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := diagnose(body, test.signature, []candidate{{"the secret", testSecret}})
+			if got.valid || !strings.HasPrefix(got.text, "invalid: signature is not 64 hex digits: ") || !strings.Contains(got.text, test.want) {
+				t.Errorf("want %q in: %s", test.want, got.text)
+			}
+			if apart := strings.Contains(got.text, "Apart from that it is right"); apart != test.apart {
+				t.Errorf("it should say that it is right apart from that (%t): %s", test.apart, got.text)
+			}
+			wantNoSecrets(t, got.text, string(body), testSecret, good)
+		})
+	}
+	got := diagnose(append(body, '\n'), base64.StdEncoding.EncodeToString([]byte(digest)), []candidate{{"the secret", testSecret}})
+	for _, want := range []string{"base64", "Nor would it be right without that", "without white space at the end"} {
+		if got.valid || !strings.Contains(got.text, want) {
+			t.Errorf("want %q in: %s", want, got.text)
+		}
+	}
+}
+
+// TestDiagnoseFindsNothingInNoise tries bodies that are no text, and ends.
+func TestDiagnoseFindsNothingInNoise(t *testing.T) {
+	for _, body := range []string{"", "\xff\xfe", "\xfe\xff\xd8", "\xef\xbb\xbf", "\xff\xff", "{", "null", strings.Repeat("[", 20000), "\r\n\r\n"} {
+		got := diagnose([]byte(body), Sign("another", []byte("something")), []candidate{{"the secret", testSecret}})
+		if got.valid || !strings.Contains(got.text, "wrong secret, or the bytes were changed") {
+			t.Errorf("%.20q: %s", body, got.text)
+		}
+	}
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func mustHex(t *testing.T, s string) string {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
