@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -17,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dgraph-io/badger/v4"
 )
 
@@ -312,3 +315,70 @@ func claimConcurrently(b *testing.B, callers int, event func() Identity, known b
 	wg.Wait()
 	b.ReportMetric(float64(claimed.Load())/float64(b.N), "claims/op")
 }
+
+// BenchmarkGuard measures what the guard adds to a request, by itself: without
+// Caddy's server, without a network, with a backend that does nothing.
+func BenchmarkGuard(b *testing.B) {
+	for _, test := range []struct {
+		name       string
+		verifyOnly bool
+		send       func(i int) int // which event the i-th request is of
+	}{
+		{"verify-only", true, func(i int) int { return i }},
+		{"new-events", false, func(i int) int { return i }},
+		{"repeats", false, func(i int) int { return 0 }},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+			defer cancel()
+			h := &Handler{Secrets: []string{testSecret}, VerifyOnly: true} // provisioned without Caddy's apps
+			if err := h.Provision(ctx); err != nil {
+				b.Fatal(err)
+			}
+			if h.VerifyOnly = test.verifyOnly; !h.VerifyOnly {
+				off := false
+				store := &BadgerStore{Path: b.TempDir(), Sync: &off, MinFreeSpace: lowestMinFreeSpace}
+				h.app = &App{store: store, key: store.Key(), options: store.Options()}
+				if err := h.app.Start(); err != nil {
+					b.Fatal(err)
+				}
+				defer func() {
+					if err := h.app.Cleanup(); err != nil {
+						b.Error(err)
+					}
+					waitForClosedStores(b)
+				}()
+			}
+			next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+				w.WriteHeader(http.StatusOK)
+				return nil
+			})
+			var count atomic.Int64
+			b.ReportAllocs()
+			b.SetParallelism(32)
+			b.RunParallel(func(pb *testing.PB) {
+				repl := caddy.NewReplacer()
+				for pb.Next() {
+					body := benchEvent(test.send(int(count.Add(1))))
+					r := signed("http://localhost/", body)
+					ctx := context.WithValue(r.Context(), caddy.ReplacerCtxKey, repl)
+					ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
+					if err := h.ServeHTTP(discardWriter{http.Header{}}, r.WithContext(ctx), next); err != nil {
+						b.Error(err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func benchEvent(i int) []byte {
+	return taskEvent("task_" + strconv.Itoa(i) + strings.Repeat("x", 900))
+}
+
+// discardWriter is an http.ResponseWriter for nobody.
+type discardWriter struct{ header http.Header }
+
+func (w discardWriter) Header() http.Header       { return w.header }
+func (discardWriter) Write(p []byte) (int, error) { return len(p), nil }
+func (discardWriter) WriteHeader(int)             {}

@@ -143,7 +143,7 @@ func (s *site) logged() string {
 }
 
 // waitForClosedStores waits until all stores of this process are closed.
-func waitForClosedStores(t *testing.T) {
+func waitForClosedStores(t testing.TB) {
 	t.Helper()
 	eventually(t, "stores are closed", func() bool {
 		open := false
@@ -155,7 +155,7 @@ func waitForClosedStores(t *testing.T) {
 	})
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
