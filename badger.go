@@ -124,6 +124,7 @@ type badgerStore struct {
 	writer  batcher[badgerEntry]
 	version uint64 // of the last commit; the writer's alone
 	space   spaceGuard
+	count   eventCount
 
 	closing  chan struct{}
 	shrinker sync.WaitGroup
@@ -284,6 +285,7 @@ func (s *badgerStore) commit(entries []badgerEntry) error {
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
 	s.version = version
+	batchEvents.Observe(float64(len(entries)))
 	// Nobody reads an older version: compactions may drop them.
 	s.db.SetDiscardTs(version)
 	return nil

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -107,6 +109,8 @@ type ledger struct {
 	store Store
 	log   func() *zap.Logger // not a logger: a ledger outlives configs
 
+	lastError atomic.Pointer[storeError] // nil: none so far
+
 	mu         sync.Mutex
 	inFlight   map[Identity]*claim
 	unrecorded map[Identity]Record // delivered, but the store refused to say so
@@ -130,8 +134,15 @@ func newLedger(store Store, log func() *zap.Logger) *ledger {
 type claim struct {
 	ledger *ledger
 	id     Identity
+	since  time.Time
 	ended  chan struct{}
 	record *Record // set before ended is closed; nil: the delivery failed
+}
+
+// earlier is a delivery that was there before.
+type earlier struct {
+	Record
+	waited bool // for it, because another request was at it
 }
 
 // claim asks for the right to deliver an event.
@@ -141,7 +152,7 @@ type claim struct {
 //     say whether somebody has. Release it, or deliver it unprotected.
 //   - A record: it was delivered before.
 //   - Only an error: errInFlight after wait, or ctx's own.
-func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*claim, *Record, error) {
+func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*claim, *earlier, error) {
 	timer := (*time.Timer)(nil)
 	for {
 		c, first := l.enter(id)
@@ -160,7 +171,7 @@ func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*c
 			return nil, nil, ctx.Err()
 		}
 		if c.record != nil {
-			return nil, c.record, nil
+			return nil, &earlier{*c.record, true}, nil
 		}
 		// The delivery failed. Everyone who waited is here now, and the one
 		// who enters first takes over.
@@ -175,7 +186,7 @@ func (l *ledger) enter(id Identity) (c *claim, first bool) {
 	if c := l.inFlight[id]; c != nil {
 		return c, false
 	}
-	c = &claim{ledger: l, id: id, ended: make(chan struct{})}
+	c = &claim{ledger: l, id: id, since: time.Now(), ended: make(chan struct{})}
 	l.inFlight[id] = c
 	return c, true
 }
@@ -183,8 +194,7 @@ func (l *ledger) enter(id Identity) (c *claim, first bool) {
 // lookUp returns what claim returns to the holder of c. The store is asked with
 // the claim in hand: asked before, it could miss a delivery that ends between
 // the question and the claim.
-func (c *claim) lookUp() (*claim, *Record, error) {
-	known := new(Record)
+func (c *claim) lookUp() (*claim, *earlier, error) {
 	looking := true
 	defer func() {
 		if looking { // Lookup panicked: leave no claim behind
@@ -193,11 +203,12 @@ func (c *claim) lookUp() (*claim, *Record, error) {
 	}()
 	rec, found, err := c.ledger.lookup(c.id)
 	looking = false
+	lookupSeconds.Observe(time.Since(c.since).Seconds())
 	if !found {
 		return c, nil, err
 	}
-	*known = rec
-	c.end(known) // whoever waits learns it too, without asking the store
+	known := &earlier{Record: rec}
+	c.end(&known.Record) // whoever waits learns it too, without asking the store
 	return nil, known, nil
 }
 
@@ -213,7 +224,29 @@ func (l *ledger) lookup(id Identity) (Record, bool, error) {
 	if err == nil && !found && full {
 		err = errUnrecordedFull
 	}
+	if err != nil {
+		l.failed(storeErrorsLookup, err)
+	}
 	return rec, found, err
+}
+
+// storeError is an error of the store, for people to read.
+type storeError struct {
+	at  time.Time
+	err error
+}
+
+func (l *ledger) failed(counter prometheus.Counter, err error) {
+	counter.Inc()
+	l.lastError.Store(&storeError{now(), err})
+}
+
+// load returns how many events are being delivered, and how many deliveries the
+// store still refuses to record.
+func (l *ledger) load() (inFlight, unrecorded int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.inFlight), len(l.unrecorded)
 }
 
 // delivered records the delivery and then ends the claim: from here on the
@@ -222,8 +255,11 @@ func (l *ledger) lookup(id Identity) (Record, bool, error) {
 // recorded as soon as the store works again.
 func (c *claim) delivered(rec Record) error {
 	defer c.end(&rec)
+	start := time.Now()
 	err := c.ledger.store.Record(c.id, rec)
+	recordSeconds.Observe(time.Since(start).Seconds())
 	if err != nil {
+		c.ledger.failed(storeErrorsRecord, err)
 		c.ledger.keep(c.id, rec)
 	}
 	return err
@@ -299,6 +335,7 @@ func (l *ledger) recordKept() (recorded int) {
 	l.mu.Unlock()
 	for id, rec := range kept {
 		if err := l.store.Record(id, rec); err != nil {
+			l.failed(storeErrorsRecord, err)
 			return recorded
 		}
 		l.mu.Lock()

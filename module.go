@@ -24,6 +24,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -115,7 +116,8 @@ type Handler struct {
 	app      *App
 	log      *zap.Logger
 	verifier *Verifier
-	fields   []string // to be read from an event: first the placeholders', then DedupeBy
+	matches  []prometheus.Counter // one a secret
+	fields   []string             // to be read from an event: first the placeholders', then DedupeBy
 }
 
 // CaddyModule returns the Caddy module information.
@@ -166,6 +168,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.verifier, err = NewVerifier(secrets...); err != nil {
 		return fmt.Errorf("secret: %w", err)
+	}
+	h.matches = countersOfSecrets(len(secrets))
+	if err := registerMetrics(ctx); err != nil {
+		return err
 	}
 	if h.VerifyOnly {
 		return nil
@@ -281,6 +287,7 @@ func checkDedupeBy(fields []string) error {
 // answers and ends.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	ev := newEvent(r)
+	defer ev.count() // deferred, for handlers that panic
 
 	// Before the body is read: what can be refused for free.
 	signatures := r.Header.Values(h.SignatureHeader)
@@ -293,7 +300,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	signature, err := ParseSignature(signatures)
 	if err != nil {
-		return h.answer(w, r, ev, answerSignature, err)
+		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
 
 	// Verify the bytes as they were sent, before anything is made of them.
@@ -302,8 +309,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.answer(w, r, ev, answerForReadError(err), err)
 	}
 	ev.size, ev.bodyRead = len(body), true
-	if _, err := h.verifier.Verify(body, signature); err != nil {
-		return h.answer(w, r, ev, answerSignature, err)
+	if err := h.verify(body, signature); err != nil {
+		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
 	ev.bodyHash = xxhash.Sum64(body)
 	id, err := h.identify(r, body, ev)
@@ -318,6 +325,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	// Claim the event: from here on nobody else delivers it.
 	ledger, err := h.app.acquire()
 	if err != nil {
+		storeErrorsOpen.Inc()
 		return h.withoutStore(w, r, next, ev, nil, err)
 	}
 	defer h.app.release() //nolint:errcheck // the store logs why it can't close
@@ -331,6 +339,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.withoutStore(w, r, next, ev, claim, err)
 	}
 	return h.forward(w, r, next, ev, claim)
+}
+
+// verify checks the signature, and counts which secret made it.
+func (h *Handler) verify(body []byte, signature Signature) error {
+	start := time.Now()
+	secret, err := h.verifier.Verify(body, signature)
+	verifySeconds.Observe(time.Since(start).Seconds())
+	if err != nil {
+		return err
+	}
+	h.matches[secret].Inc()
+	return nil
 }
 
 // isVerificationRequest reports whether this is the sender's test that the
@@ -636,46 +656,68 @@ func (w *deliveryWriter) implyHeader() {
 // answer is what a request is told that does not reach the backend.
 type answer struct {
 	status  int
-	outcome string
+	outcome *outcome
 	body    string
 	message string // for the log; the body is the same for every cause
 	level   zapcore.Level
 }
 
-// Outcomes, as in the placeholder, the access log and the metrics.
-const (
-	outcomeForwarded      = "forwarded"
-	outcomeUpstreamFailed = "upstream_failed"
-	outcomeDuplicate      = "duplicate"
-	outcomeChanged        = "duplicate_changed"
+// What can become of a request.
+var (
+	outcomeForwarded      = newOutcome("forwarded")
+	outcomeUpstreamFailed = newOutcome("upstream_failed")
+	outcomeDuplicate      = newOutcome("duplicate")
+	outcomeChanged        = newOutcome("duplicate_changed")
+	outcomeWaited         = newOutcome("waited") // and then a duplicate
+	outcomeInFlight       = newOutcome("in_flight_timeout")
+	outcomeMethod         = newOutcome("method")
+	outcomeTooLarge       = newOutcome("too_large")
+	outcomeIncomplete     = newOutcome("incomplete")
+	outcomeJSON           = newOutcome("bad_json")
+	outcomeStore          = newOutcome("store_error")
+	outcomeVerification   = newOutcome("verification_request")
+
+	outcomesOfSignature = map[error]*outcome{
+		ErrSignatureMissing:   newBadSignature("missing"),
+		ErrSignatureRepeated:  newBadSignature("repeated"),
+		ErrSignatureMalformed: newBadSignature("malformed"),
+		ErrSignatureMismatch:  newBadSignature("mismatch"),
+	}
 )
 
 var (
-	answerVerification = answer{http.StatusOK, "verification_request", `{"received": true}`,
+	answerVerification = answer{http.StatusOK, outcomeVerification, `{"received": true}`,
 		"verification request answered", zap.InfoLevel}
 	answerDuplicate = answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
 		"duplicate dropped", zap.InfoLevel}
+	answerWaited = answer{http.StatusOK, outcomeWaited, `{"received": true, "duplicate": true}`,
+		"duplicate dropped, after it had waited for the delivery", zap.InfoLevel}
 	answerChanged = answer{http.StatusOK, outcomeChanged, `{"received": true, "duplicate": true}`,
 		"duplicate dropped, though its bytes differ from the delivered event's", zap.WarnLevel}
-	answerMethod = answer{http.StatusMethodNotAllowed, "method", `{"error": "Method not allowed"}`,
+	answerMethod = answer{http.StatusMethodNotAllowed, outcomeMethod, `{"error": "Method not allowed"}`,
 		"request refused", zap.WarnLevel}
-	answerSignature = answer{http.StatusUnauthorized, "bad_signature", `{"error": "Invalid signature"}`,
+	answerTooLarge = answer{http.StatusRequestEntityTooLarge, outcomeTooLarge, `{"error": "Body too large"}`,
 		"request refused", zap.WarnLevel}
-	answerTooLarge = answer{http.StatusRequestEntityTooLarge, "too_large", `{"error": "Body too large"}`,
+	answerIncomplete = answer{http.StatusBadRequest, outcomeIncomplete, `{"error": "Incomplete body"}`,
 		"request refused", zap.WarnLevel}
-	answerIncomplete = answer{http.StatusBadRequest, "incomplete", `{"error": "Incomplete body"}`,
+	answerTooSlow = answer{http.StatusRequestTimeout, outcomeIncomplete, `{"error": "Request timeout"}`,
 		"request refused", zap.WarnLevel}
-	answerTooSlow = answer{http.StatusRequestTimeout, "incomplete", `{"error": "Request timeout"}`,
+	answerJSON = answer{http.StatusBadRequest, outcomeJSON, `{"error": "Invalid JSON"}`,
 		"request refused", zap.WarnLevel}
-	answerJSON = answer{http.StatusBadRequest, "bad_json", `{"error": "Invalid JSON"}`,
-		"request refused", zap.WarnLevel}
-	answerInFlight = answer{http.StatusServiceUnavailable, "in_flight_timeout", `{"error": "Delivery in progress"}`,
+	answerInFlight = answer{http.StatusServiceUnavailable, outcomeInFlight, `{"error": "Delivery in progress"}`,
 		"event is still being delivered by another request", zap.WarnLevel}
-	answerStore = answer{http.StatusServiceUnavailable, "store_error", `{"error": "Store unavailable"}`,
+	answerStore = answer{http.StatusServiceUnavailable, outcomeStore, `{"error": "Store unavailable"}`,
 		"store fails: event refused", zap.ErrorLevel}
 	answerNoBackend = answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
 		"event was not accepted", zap.ErrorLevel}
 )
+
+// answerForSignature returns what to say to a sender whose signature is bad: the
+// same for each of the reasons.
+func answerForSignature(err error) answer {
+	return answer{http.StatusUnauthorized, outcomesOfSignature[err], `{"error": "Invalid signature"}`,
+		"request refused", zap.WarnLevel}
+}
 
 // answerForReadError returns what to say to a sender whose body did not arrive.
 func answerForReadError(err error) answer {
@@ -689,9 +731,12 @@ func answerForReadError(err error) answer {
 }
 
 // acknowledge answers for an event that was delivered before.
-func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *Record) error {
+func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *earlier) error {
 	if before.BodyHash != ev.bodyHash {
 		return h.answer(w, r, ev, answerChanged, nil)
+	}
+	if before.waited {
+		return h.answer(w, r, ev, answerWaited, nil)
 	}
 	return h.answer(w, r, ev, answerDuplicate, nil)
 }
@@ -759,10 +804,21 @@ func hasErrorRoute(r *http.Request, cause error) bool {
 // event is what is known of a request's event, for placeholders and logs.
 type event struct {
 	eventType, taskID, status string
-	outcome                   string
+	outcome                   *outcome // nil until it is known
 	bodyRead                  bool
 	size                      int    // of the body in bytes
 	bodyHash                  uint64 // tells a changed repeat from a true one
+}
+
+// count counts the request by its outcome. It is the only place that does.
+func (ev *event) count() {
+	if ev.outcome == nil {
+		return // a panic on the way
+	}
+	ev.outcome.requests.Inc()
+	if ev.outcome.reason != nil {
+		ev.outcome.reason.Inc()
+	}
 }
 
 // newEvent makes the request's placeholders and access log fields.
@@ -784,7 +840,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 	case "http.instantapi_verify.status":
 		return ev.status, true
 	case "http.instantapi_verify.outcome":
-		return ev.outcome, true
+		return ev.outcome.String(), true
 	default:
 		return nil, false
 	}
@@ -792,7 +848,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("outcome", ev.outcome)
+	enc.AddString("outcome", ev.outcome.String())
 	for i, value := range []string{ev.eventType, ev.taskID, ev.status} {
 		if value == "" {
 			continue
