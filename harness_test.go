@@ -56,6 +56,10 @@ type site struct {
 // newSite returns a site that is not running yet.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	for _, o := range outcomes { // the test before may have used up its lines
+		o.reportSuppressed()
+		o.lines.rate = newLineLimit(nil).rate
+	}
 	dir := t.TempDir()
 	s := &site{t: t, addr: freeAddr(t), store: filepath.Join(dir, "store"), logs: filepath.Join(dir, "log.json")}
 	t.Cleanup(func() {

@@ -94,10 +94,17 @@ type outcome struct {
 	name     string
 	requests prometheus.Counter
 	reason   prometheus.Counter // of a bad signature, else nil
+	lines    *lineLimit
 }
 
+// outcomes are all there are.
+var outcomes []*outcome
+
 func newOutcome(name string) *outcome {
-	return &outcome{name: name, requests: requestsTotal.WithLabelValues(name)}
+	o := &outcome{name: name, requests: requestsTotal.WithLabelValues(name)}
+	o.lines = newLineLimit(o.reportSuppressed)
+	outcomes = append(outcomes, o)
+	return o
 }
 
 func newBadSignature(reason string) *outcome {

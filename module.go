@@ -296,7 +296,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", h.allowedMethods())
-		return h.answer(w, r, ev, answerMethod, fmt.Errorf("method %q is not POST", r.Method))
+		return h.answer(w, r, ev, answerMethod, methodError(r.Method))
 	}
 	signature, err := ParseSignature(signatures)
 	if err != nil {
@@ -378,6 +378,11 @@ func mentionsTask(body []byte) bool {
 	values, err := scanEvent(body, []string{"task_id"}) // for names with escapes
 	return err == nil && values[0] != nil
 }
+
+// methodError is a method that is not POST.
+type methodError string
+
+func (method methodError) Error() string { return fmt.Sprintf("method %q is not POST", string(method)) }
 
 func (h *Handler) allowedMethods() string {
 	if h.AnswerVerificationRequests {
@@ -493,7 +498,7 @@ func prepareForward(r *http.Request, body []byte, id Identity) {
 // has a claim if only the lookup failed.
 func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim, cause error) error {
 	if h.OnStoreError == onStoreErrorForward {
-		h.log.Error("store fails: forwarding an event that may have been delivered before", ev.describe(r, cause)...)
+		h.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", r, ev, cause)
 		r.Header.Set(headerDeduplicated, "false")
 		return h.forward(w, r, next, ev, c)
 	}
@@ -537,8 +542,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	if !dw.accepted() {
 		ev.outcome = outcomeUpstreamFailed
-		h.log.Warn("event was not accepted; it is forwarded again when it is sent again",
-			append(ev.describe(r, err), zap.Int("backend_status", dw.status))...)
+		ev.backendStatus = dw.status
+		h.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", r, ev, err)
 	}
 	return err
 }
@@ -567,6 +572,7 @@ func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) 
 
 // record remembers that the backend accepted the event.
 func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
+	ev.backendStatus = status
 	if c != nil {
 		if err := c.delivered(h.newRecord(ev, status)); err != nil {
 			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
@@ -574,7 +580,7 @@ func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
 		}
 	}
 	if checked := h.log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
-		checked.Write(append(ev.describe(r, nil), zap.Int("backend_status", status))...)
+		checked.Write(ev.describe(r, nil)...)
 	}
 }
 
@@ -745,19 +751,15 @@ func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event,
 // say it in its own words.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a answer, cause error) error {
 	ev.outcome = a.outcome
-	if checked := h.log.Check(a.level, a.message); checked != nil {
-		checked.Write(ev.describe(r, cause)...)
-	}
+	h.logLimited(a.outcome, a.level, a.message, r, ev, cause)
 	if a.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 	}
 	if !ev.bodyRead {
 		answerBeforeBody(w, r)
 	}
-	if a.status >= 400 {
-		if err := caddyhttp.Error(a.status, cause); hasErrorRoute(r, err) {
-			return err
-		}
+	if a.status >= 400 && hasErrorRoute(r, a.status, cause) {
+		return caddyhttp.Error(a.status, cause)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(a.status)
@@ -787,12 +789,12 @@ func answerBeforeBody(w http.ResponseWriter, r *http.Request) {
 
 // hasErrorRoute reports whether the request's site has error routes. They are
 // the server's, each with the site's own matcher in front.
-func hasErrorRoute(r *http.Request, cause error) bool {
+func hasErrorRoute(r *http.Request, status int, cause error) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Errors == nil {
 		return false
 	}
-	r = server.Errors.WithError(r, cause) // the matcher may ask for the status
+	r = server.Errors.WithError(r, caddyhttp.Error(status, cause)) // the matcher may ask for the status
 	for _, route := range server.Errors.Routes {
 		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
 			return true
@@ -808,6 +810,7 @@ type event struct {
 	bodyRead                  bool
 	size                      int    // of the body in bytes
 	bodyHash                  uint64 // tells a changed repeat from a true one
+	backendStatus             int    // 0: none, or not yet
 }
 
 // count counts the request by its outcome. It is the only place that does.
@@ -872,6 +875,9 @@ func (ev *event) describe(r *http.Request, cause error) []zap.Field {
 		zap.String("remote_addr", r.RemoteAddr),
 		zap.Int64("length", max(int64(ev.size), r.ContentLength)),
 		zap.Inline(ev),
+	}
+	if ev.backendStatus != 0 {
+		fields = append(fields, zap.Int("backend_status", ev.backendStatus))
 	}
 	if cause != nil {
 		fields = append(fields, zap.NamedError("reason", cause))
