@@ -22,6 +22,7 @@ type App struct {
 
 	store        StoreModule
 	key, options string // the store's
+	handlers     []*Handler
 	started      bool
 }
 

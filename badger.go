@@ -262,6 +262,12 @@ func (s *badgerStore) Record(id Identity, rec Record) error {
 	return s.writer.add(badgerEntry{id, rec})
 }
 
+// Forget implements [Store]. It records the event as one that has expired: what
+// is in a log looks like any other event's entry, see damage.go.
+func (s *badgerStore) Forget(id Identity) error {
+	return s.Record(id, Record{ExpiresAt: time.Unix(1, 0)})
+}
+
 // commit writes the entries in one transaction, with one sync.
 func (s *badgerStore) commit(entries []badgerEntry) error {
 	if err := s.space.check(); err != nil {

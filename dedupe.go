@@ -78,6 +78,10 @@ type Store interface {
 	// an event again replaces its record.
 	Record(Identity, Record) error
 
+	// Forget makes an event new again, as durably as Record makes it known.
+	// Not to know it is no error.
+	Forget(Identity) error
+
 	// Close makes what was recorded durable and lets go of the storage.
 	io.Closer
 }
@@ -115,6 +119,7 @@ type ledger struct {
 	inFlight   map[Identity]*claim
 	unrecorded map[Identity]Record // delivered, but the store refused to say so
 	retrying   bool
+	recording  sync.Mutex // held while an unrecorded delivery is recorded, or an event forgotten
 	closed     chan struct{}
 	retries    sync.WaitGroup
 }
@@ -334,16 +339,81 @@ func (l *ledger) recordKept() (recorded int) {
 	}
 	l.mu.Unlock()
 	for id, rec := range kept {
-		if err := l.store.Record(id, rec); err != nil {
-			l.failed(storeErrorsRecord, err)
+		if err := l.recordOne(id, rec); err != nil {
 			return recorded
 		}
-		l.mu.Lock()
-		delete(l.unrecorded, id)
-		l.mu.Unlock()
 		recorded++
 	}
 	return recorded
+}
+
+// recordOne records an unrecorded delivery, unless it has been forgotten by now.
+func (l *ledger) recordOne(id Identity, rec Record) error {
+	l.recording.Lock()
+	defer l.recording.Unlock()
+	l.mu.Lock()
+	_, still := l.unrecorded[id]
+	l.mu.Unlock()
+	if !still {
+		return nil
+	}
+	if err := l.store.Record(id, rec); err != nil {
+		l.failed(storeErrorsRecord, err)
+		return err
+	}
+	l.mu.Lock()
+	delete(l.unrecorded, id)
+	l.mu.Unlock()
+	return nil
+}
+
+// knowledge is what is known of an event.
+type knowledge struct {
+	inFlight   time.Time // since when; zero: nobody is delivering it
+	delivered  *Record   // nil: it was not, or is forgotten
+	unrecorded bool      // delivered, as only this process knows
+}
+
+// ask returns what is known of an event. It claims nothing.
+func (l *ledger) ask(id Identity) (known knowledge, err error) {
+	l.mu.Lock()
+	c := l.inFlight[id]
+	_, known.unrecorded = l.unrecorded[id]
+	l.mu.Unlock()
+	if c != nil {
+		known.inFlight = c.since
+		return known, nil
+	}
+	rec, found, err := l.lookup(id)
+	if found {
+		known.delivered = &rec
+	}
+	return known, err
+}
+
+// forget makes a delivered event new again: the next attempt is forwarded. It
+// returns the delivery, nil if there was none. The error errInFlight means that
+// the event is being delivered just now.
+func (l *ledger) forget(id Identity) (*Record, error) {
+	c, first := l.enter(id)
+	if !first {
+		return nil, errInFlight
+	}
+	defer c.release() // who comes meanwhile waits
+	rec, found, err := l.lookup(id)
+	if err != nil || !found {
+		return nil, err
+	}
+	l.recording.Lock()
+	defer l.recording.Unlock()
+	if err := l.store.Forget(id); err != nil {
+		l.failed(storeErrorsForget, err)
+		return nil, err
+	}
+	l.mu.Lock()
+	delete(l.unrecorded, id)
+	l.mu.Unlock()
+	return &rec, nil
 }
 
 // close ends the ledger and its store. Nobody may hold a claim any more.

@@ -41,6 +41,7 @@ var (
 	storeErrorsOpen   = storeErrorsTotal.WithLabelValues("open")
 	storeErrorsLookup = storeErrorsTotal.WithLabelValues("lookup")
 	storeErrorsRecord = storeErrorsTotal.WithLabelValues("record")
+	storeErrorsForget = storeErrorsTotal.WithLabelValues("forget")
 
 	verifySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_duration_seconds",
@@ -128,7 +129,7 @@ type storeCollector struct{}
 var (
 	inFlightDesc     = newDesc("events_in_flight", "Events that are being delivered.")
 	unrecordedDesc   = newDesc("events_unrecorded", "Deliveries that only the memory knows, because the store fails.")
-	rememberedDesc   = newDesc("events_remembered", "Events in the store. One that has expired counts for as long as it takes up space.")
+	rememberedDesc   = newDesc("events_remembered", "Events in the store. One that has expired or was forgotten may count for as long as it takes up space.")
 	storeBytesDesc   = newDesc("store_bytes", "What the store takes up on disk.")
 	freeBytesDesc    = newDesc("store_free_bytes", "Free space where the store is.")
 	minFreeBytesDesc = newDesc("store_min_free_bytes", "Free space below which the store refuses events (min_free_space).")

@@ -24,6 +24,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -181,6 +182,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
+	h.app.handlers = append(h.app.handlers, h)
 	return nil
 }
 
@@ -439,16 +441,26 @@ func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, e
 	ev.taskID, _ = text(values[1])
 	ev.status, _ = text(values[2])
 
-	identity := make([]string, 0, len(h.DedupeBy))
-	for _, value := range values[len(eventFields):] {
+	id, ok := identifyValues(scope, values[len(eventFields):])
+	if !ok {
+		return identifyBody(scope, body), nil
+	}
+	return id, nil
+}
+
+// identifyValues returns the identity of the event whose fields have these
+// values. It is not ok where one says nothing, or can't be told from another.
+func identifyValues(scope string, values []jsontext.Value) (id Identity, ok bool) {
+	parts := make([]string, 0, len(values))
+	for _, value := range values {
 		said, exact := text(value)
 		if said == "" || !exact {
-			return identifyBody(scope, body), nil
+			return Identity{}, false
 		}
 		// With the kind in front, so that the text "1" is not the number 1.
-		identity = append(identity, string(rune(value.Kind()))+said)
+		parts = append(parts, string(rune(value.Kind()))+said)
 	}
-	return identifyFields(scope, identity...), nil
+	return identifyFields(scope, parts...), true
 }
 
 // isEncoded reports whether the body may be something else than JSON. A body
@@ -465,17 +477,21 @@ func (h *Handler) scopeOf(r *http.Request) string {
 		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 		return repl.ReplaceKnown(h.Scope, "")
 	}
-	// Host and original path in one spelling. Caddy's matchers take the others
-	// for the same, so a replay must not get a scope of its own by them.
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok {
 		original = *r
 	}
-	path := caddyhttp.CleanPath(original.URL.Path, true)
+	return defaultScope(r.Host, original.URL.Path)
+}
+
+// defaultScope returns host and path in one spelling. Caddy's matchers take the
+// others for the same, so a replay must not get a scope of its own by them.
+func defaultScope(hostport, path string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	path = caddyhttp.CleanPath(path, true)
 	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
 }
 

@@ -17,7 +17,7 @@ import (
 // Statistics are a store's figures, for people and for dashboards.
 type Statistics struct {
 	// Events is how many events are in the store. One that has expired, or was
-	// forgotten, counts for as long as it takes up space.
+	// forgotten, may count for as long as it takes up space.
 	Events int64
 
 	// Bytes is what they take up.
@@ -111,7 +111,6 @@ func (s *badgerStore) countEvents() (events int64) {
 		}
 	}
 	opts := badger.DefaultIteratorOptions
-	opts.AllVersions = true // also the expired ones
 	opts.PrefetchValues = false
 	opts.SinceTs = last // which leaves out the tables below
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
