@@ -3,6 +3,7 @@ package instantapi
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,7 @@ type App struct {
 
 	store        StoreModule
 	key, options string // the store's
+	handlers     []*Handler
 	started      bool
 }
 
@@ -62,7 +64,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	a.store = store
 	a.key, a.options = store.Key(), store.Options()
-	return nil
+	return registerMetrics(ctx)
 }
 
 // Start opens the store, or joins the one that the config before has open.
@@ -71,6 +73,9 @@ func (a *App) Start() error {
 		return err
 	}
 	a.started = true
+	runningApps.Lock()
+	defer runningApps.Unlock()
+	runningApps.apps = append(runningApps.apps, a)
 	return nil
 }
 
@@ -82,7 +87,35 @@ func (a *App) Cleanup() error {
 	if !a.started {
 		return nil
 	}
+	runningApps.Lock()
+	runningApps.apps = slices.DeleteFunc(runningApps.apps, func(other *App) bool { return other == a })
+	runningApps.Unlock()
 	return a.release()
+}
+
+// runningApps are the apps that hold a store open: one, and two while a config
+// takes over from another. The last one's config is the one in force, or about to
+// be. Who is not part of a config learns here what there is, because Caddy
+// makes its admin endpoint before the apps.
+var runningApps struct {
+	sync.Mutex
+	apps []*App
+}
+
+// acquireRunning is acquire for those who only look: it opens nothing. The app
+// is nil where none has a store open, else the caller must release it.
+func acquireRunning() (*App, *ledger) {
+	runningApps.Lock()
+	defer runningApps.Unlock()
+	if len(runningApps.apps) == 0 {
+		return nil, nil
+	}
+	app := runningApps.apps[len(runningApps.apps)-1]
+	ledger, err := app.acquire()
+	if err != nil { // impossible while it is held open
+		return nil, nil
+	}
+	return app, ledger
 }
 
 // openLedgers holds what is open in this process, by the key of the store.

@@ -124,6 +124,7 @@ type badgerStore struct {
 	writer  batcher[badgerEntry]
 	version uint64 // of the last commit; the writer's alone
 	space   spaceGuard
+	count   eventCount
 
 	closing  chan struct{}
 	shrinker sync.WaitGroup
@@ -276,6 +277,12 @@ func (s *badgerStore) Record(id Identity, rec Record) error {
 	return s.writer.add(badgerEntry{id, rec})
 }
 
+// Forget implements [Store]. It records the event as one that has expired: what
+// is in a log looks like any other event's entry, see damage.go.
+func (s *badgerStore) Forget(id Identity) error {
+	return s.Record(id, Record{ExpiresAt: time.Unix(1, 0)})
+}
+
 // commit writes the entries in one transaction, with one sync.
 func (s *badgerStore) commit(entries []badgerEntry) error {
 	if err := s.space.check(); err != nil {
@@ -299,6 +306,7 @@ func (s *badgerStore) commit(entries []badgerEntry) error {
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
 	s.version = version
+	batchEvents.Observe(float64(len(entries)))
 	// Nobody reads an older version: compactions may drop them.
 	s.db.SetDiscardTs(version)
 	return nil

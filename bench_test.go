@@ -283,6 +283,7 @@ type fixedStore struct{ known bool }
 
 func (s fixedStore) Lookup(Identity) (Record, bool, error) { return Record{}, s.known, nil }
 func (fixedStore) Record(Identity, Record) error           { return nil }
+func (fixedStore) Forget(Identity) error                   { return nil }
 func (fixedStore) Close() error                            { return nil }
 
 // claimConcurrently claims b.N events from so many callers at once. Who waited

@@ -27,5 +27,8 @@ func subcommands() []*cobra.Command {
 		newSendCommand(),
 		newSignCommand(),
 		newVerifyCommand(),
+		newStatusCommand(),
+		newLookupCommand(),
+		newForgetCommand(),
 	}
 }

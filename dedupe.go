@@ -8,8 +8,10 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -76,6 +78,10 @@ type Store interface {
 	// an event again replaces its record.
 	Record(Identity, Record) error
 
+	// Forget makes an event new again, as durably as Record makes it known.
+	// Not to know it is no error.
+	Forget(Identity) error
+
 	// Close makes what was recorded durable and lets go of the storage.
 	io.Closer
 }
@@ -107,10 +113,13 @@ type ledger struct {
 	store Store
 	log   func() *zap.Logger // not a logger: a ledger outlives configs
 
+	lastError atomic.Pointer[storeError] // nil: none so far
+
 	mu         sync.Mutex
 	inFlight   map[Identity]*claim
 	unrecorded map[Identity]Record // delivered, but the store refused to say so
 	retrying   bool
+	recording  sync.Mutex // held while an unrecorded delivery is recorded, or an event forgotten
 	closed     chan struct{}
 	retries    sync.WaitGroup
 }
@@ -130,8 +139,15 @@ func newLedger(store Store, log func() *zap.Logger) *ledger {
 type claim struct {
 	ledger *ledger
 	id     Identity
+	since  time.Time
 	ended  chan struct{}
 	record *Record // set before ended is closed; nil: the delivery failed
+}
+
+// earlier is a delivery that was there before.
+type earlier struct {
+	Record
+	waited bool // for it, because another request was at it
 }
 
 // claim asks for the right to deliver an event.
@@ -141,7 +157,7 @@ type claim struct {
 //     say whether somebody has. Release it, or deliver it unprotected.
 //   - A record: it was delivered before.
 //   - Only an error: errInFlight after wait, or ctx's own.
-func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*claim, *Record, error) {
+func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*claim, *earlier, error) {
 	timer := (*time.Timer)(nil)
 	for {
 		c, first := l.enter(id)
@@ -160,7 +176,7 @@ func (l *ledger) claim(ctx context.Context, id Identity, wait time.Duration) (*c
 			return nil, nil, ctx.Err()
 		}
 		if c.record != nil {
-			return nil, c.record, nil
+			return nil, &earlier{*c.record, true}, nil
 		}
 		// The delivery failed. Everyone who waited is here now, and the one
 		// who enters first takes over.
@@ -175,7 +191,7 @@ func (l *ledger) enter(id Identity) (c *claim, first bool) {
 	if c := l.inFlight[id]; c != nil {
 		return c, false
 	}
-	c = &claim{ledger: l, id: id, ended: make(chan struct{})}
+	c = &claim{ledger: l, id: id, since: time.Now(), ended: make(chan struct{})}
 	l.inFlight[id] = c
 	return c, true
 }
@@ -183,8 +199,7 @@ func (l *ledger) enter(id Identity) (c *claim, first bool) {
 // lookUp returns what claim returns to the holder of c. The store is asked with
 // the claim in hand: asked before, it could miss a delivery that ends between
 // the question and the claim.
-func (c *claim) lookUp() (*claim, *Record, error) {
-	known := new(Record)
+func (c *claim) lookUp() (*claim, *earlier, error) {
 	looking := true
 	defer func() {
 		if looking { // Lookup panicked: leave no claim behind
@@ -193,11 +208,12 @@ func (c *claim) lookUp() (*claim, *Record, error) {
 	}()
 	rec, found, err := c.ledger.lookup(c.id)
 	looking = false
+	lookupSeconds.Observe(time.Since(c.since).Seconds())
 	if !found {
 		return c, nil, err
 	}
-	*known = rec
-	c.end(known) // whoever waits learns it too, without asking the store
+	known := &earlier{Record: rec}
+	c.end(&known.Record) // whoever waits learns it too, without asking the store
 	return nil, known, nil
 }
 
@@ -213,7 +229,29 @@ func (l *ledger) lookup(id Identity) (Record, bool, error) {
 	if err == nil && !found && full {
 		err = errUnrecordedFull
 	}
+	if err != nil {
+		l.failed(storeErrorsLookup, err)
+	}
 	return rec, found, err
+}
+
+// storeError is an error of the store, for people to read.
+type storeError struct {
+	at  time.Time
+	err error
+}
+
+func (l *ledger) failed(counter prometheus.Counter, err error) {
+	counter.Inc()
+	l.lastError.Store(&storeError{now(), err})
+}
+
+// load returns how many events are being delivered, and how many deliveries the
+// store still refuses to record.
+func (l *ledger) load() (inFlight, unrecorded int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.inFlight), len(l.unrecorded)
 }
 
 // delivered records the delivery and then ends the claim: from here on the
@@ -222,8 +260,11 @@ func (l *ledger) lookup(id Identity) (Record, bool, error) {
 // recorded as soon as the store works again.
 func (c *claim) delivered(rec Record) error {
 	defer c.end(&rec)
+	start := time.Now()
 	err := c.ledger.store.Record(c.id, rec)
+	recordSeconds.Observe(time.Since(start).Seconds())
 	if err != nil {
+		c.ledger.failed(storeErrorsRecord, err)
 		c.ledger.keep(c.id, rec)
 	}
 	return err
@@ -298,15 +339,81 @@ func (l *ledger) recordKept() (recorded int) {
 	}
 	l.mu.Unlock()
 	for id, rec := range kept {
-		if err := l.store.Record(id, rec); err != nil {
+		if err := l.recordOne(id, rec); err != nil {
 			return recorded
 		}
-		l.mu.Lock()
-		delete(l.unrecorded, id)
-		l.mu.Unlock()
 		recorded++
 	}
 	return recorded
+}
+
+// recordOne records an unrecorded delivery, unless it has been forgotten by now.
+func (l *ledger) recordOne(id Identity, rec Record) error {
+	l.recording.Lock()
+	defer l.recording.Unlock()
+	l.mu.Lock()
+	_, still := l.unrecorded[id]
+	l.mu.Unlock()
+	if !still {
+		return nil
+	}
+	if err := l.store.Record(id, rec); err != nil {
+		l.failed(storeErrorsRecord, err)
+		return err
+	}
+	l.mu.Lock()
+	delete(l.unrecorded, id)
+	l.mu.Unlock()
+	return nil
+}
+
+// knowledge is what is known of an event.
+type knowledge struct {
+	inFlight   time.Time // since when; zero: nobody is delivering it
+	delivered  *Record   // nil: it was not, or is forgotten
+	unrecorded bool      // delivered, as only this process knows
+}
+
+// ask returns what is known of an event. It claims nothing.
+func (l *ledger) ask(id Identity) (known knowledge, err error) {
+	l.mu.Lock()
+	c := l.inFlight[id]
+	_, known.unrecorded = l.unrecorded[id]
+	l.mu.Unlock()
+	if c != nil {
+		known.inFlight = c.since
+		return known, nil
+	}
+	rec, found, err := l.lookup(id)
+	if found {
+		known.delivered = &rec
+	}
+	return known, err
+}
+
+// forget makes a delivered event new again: the next attempt is forwarded. It
+// returns the delivery, nil if there was none. The error errInFlight means that
+// the event is being delivered just now.
+func (l *ledger) forget(id Identity) (*Record, error) {
+	c, first := l.enter(id)
+	if !first {
+		return nil, errInFlight
+	}
+	defer c.release() // who comes meanwhile waits
+	rec, found, err := l.lookup(id)
+	if err != nil || !found {
+		return nil, err
+	}
+	l.recording.Lock()
+	defer l.recording.Unlock()
+	if err := l.store.Forget(id); err != nil {
+		l.failed(storeErrorsForget, err)
+		return nil, err
+	}
+	l.mu.Lock()
+	delete(l.unrecorded, id)
+	l.mu.Unlock()
+	return &rec, nil
 }
 
 // close ends the ledger and its store. Nobody may hold a claim any more.

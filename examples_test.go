@@ -3,6 +3,7 @@ package instantapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -48,6 +49,7 @@ func TestExamples(t *testing.T) {
 		"rotation":   testRotation,
 		"by-type":    testByType,
 		"upstreams":  testUpstreams,
+		"grafana":    testGrafana,
 	}
 	configs, err := filepath.Glob("examples/*/*[cC]addy[f.]*")
 	if err != nil {
@@ -242,6 +244,72 @@ func testUpstreams(t *testing.T, c exampleCaddy) {
 		first.expect(t, body)
 		second.expect(t)
 	})
+}
+
+// testGrafana checks that what the dashboard and the alert rules ask for is in a
+// scrape: a name that is misspelt shows nothing, and says so nowhere.
+func testGrafana(t *testing.T, c exampleCaddy) {
+	backend := newRecorder(t)
+	metrics := ":" + freePort(t)
+	url := c.run(t, "grafana/Caddyfile", addresses{"127.0.0.1:3000": backend.address, ":9180": metrics})
+	for _, call := range []call{
+		{name: "forwarded", body: event("task.completed", "1")},
+		{name: "duplicate", body: event("task.completed", "1"), answer: duplicate},
+		{name: "forged", body: event("task.completed", "2"), secret: "forged", status: 401},
+	} {
+		call.make(t, url)
+	}
+	response, err := client.Get("http://127.0.0.1" + metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	scraped, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`caddy_instantapi_verify_requests_total{outcome="forwarded"} 1`,
+		`caddy_instantapi_verify_requests_total{outcome="duplicate"} 1`,
+		`caddy_instantapi_verify_signature_errors_total{reason="mismatch"} 1`,
+		`caddy_instantapi_verify_secret_matches_total{secret="1"} 2`,
+		`caddy_instantapi_verify_events_remembered 1`,
+	} {
+		if !strings.Contains(string(scraped), line+"\n") {
+			t.Errorf("scrape has no line %s", line)
+		}
+	}
+	if !json.Valid(readFile(t, "examples/grafana/dashboard.json")) {
+		t.Error("dashboard is not JSON")
+	}
+	for _, file := range []string{"dashboard.json", "alerts.yml"} {
+		text := strings.ReplaceAll(string(readFile(t, filepath.Join("examples/grafana", file))), `\"`, `"`)
+		names := regexp.MustCompile(`caddy_instantapi_verify_\w+`).FindAllString(text, -1)
+		if len(names) < 3 {
+			t.Errorf("%s asks for %d metrics", file, len(names))
+		}
+		for _, name := range names {
+			if !regexp.MustCompile(`(?m)^` + name + `[ {]`).Match(scraped) {
+				t.Errorf("%s asks for %s, which is in no scrape", file, name)
+			}
+		}
+		for _, label := range regexp.MustCompile(`(outcome|reason)=~?"([\w|]+)"`).FindAllStringSubmatch(text, -1) {
+			for value := range strings.SplitSeq(label[2], "|") {
+				if series := fmt.Sprintf("{%s=%q}", label[1], value); !strings.Contains(string(scraped), series) {
+					t.Errorf("%s asks for %s, which is in no scrape", file, series)
+				}
+			}
+		}
+	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 // dyingUpstream takes some of a request's body and hangs up.

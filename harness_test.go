@@ -56,6 +56,10 @@ type site struct {
 // newSite returns a site that is not running yet.
 func newSite(t *testing.T) *site {
 	t.Helper()
+	for _, o := range outcomes { // the test before may have used up its lines
+		o.reportSuppressed()
+		o.lines.rate = newLineLimit(nil).rate
+	}
 	dir := t.TempDir()
 	s := &site{t: t, addr: freeAddr(t), store: filepath.Join(dir, "store"), logs: filepath.Join(dir, "log.json")}
 	t.Cleanup(func() {
@@ -345,6 +349,16 @@ func (s *faultyStore) Record(id Identity, rec Record) error {
 	return nil
 }
 
+func (s *faultyStore) Forget(id Identity) error {
+	if err := s.Record(id, Record{}); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.records, id)
+	return nil
+}
+
 func (s *faultyStore) Close() error { return nil }
 
 func (s *faultyStore) set(lookup, record func(Identity) error) {
@@ -387,27 +401,33 @@ func init() { caddy.RegisterModule(faultyModule{}) }
 func runFaulty(t *testing.T, routes string) (*site, *faultyStore) {
 	t.Helper()
 	s := newSite(t)
+	return s, s.loadFaulty(s.caddyfile(routes))
+}
+
+// loadFaulty is load, but for the store, which becomes a faultyStore.
+func (s *site) loadFaulty(caddyfile string) *faultyStore {
+	s.t.Helper()
 	store := new(faultyStore)
-	faultyStores.Store(t.Name(), store)
-	config, err := adapt(s.caddyfile(routes))
+	faultyStores.Store(s.t.Name(), store)
+	config, err := adapt(caddyfile)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	var doc map[string]any
 	if err := json.Unmarshal(config, &doc); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	doc["apps"].(map[string]any)["instantapi_verify"] = map[string]any{
-		"store": map[string]any{"module": "faulty", "name": t.Name()},
+		"store": map[string]any{"module": "faulty", "name": s.t.Name()},
 	}
 	config, err = json.Marshal(doc)
 	if err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
 	if err := caddy.Load(config, true); err != nil {
-		t.Fatal(err)
+		s.t.Fatal(err)
 	}
-	return s, store
+	return store
 }
 
 // certificate writes a certificate for 127.0.0.1 and its key, and returns the

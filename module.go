@@ -24,6 +24,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -115,7 +117,8 @@ type Handler struct {
 	app      *App
 	log      *zap.Logger
 	verifier *Verifier
-	fields   []string // to be read from an event: first the placeholders', then DedupeBy
+	matches  []prometheus.Counter // one a secret
+	fields   []string             // to be read from an event: first the placeholders', then DedupeBy
 }
 
 // CaddyModule returns the Caddy module information.
@@ -167,6 +170,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.verifier, err = NewVerifier(secrets...); err != nil {
 		return fmt.Errorf("secret: %w", err)
 	}
+	h.matches = countersOfSecrets(len(secrets))
+	if err := registerMetrics(ctx); err != nil {
+		return err
+	}
 	if h.VerifyOnly {
 		return nil
 	}
@@ -175,6 +182,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
+	h.app.handlers = append(h.app.handlers, h)
 	return nil
 }
 
@@ -281,6 +289,7 @@ func checkDedupeBy(fields []string) error {
 // answers and ends.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	ev := newEvent(r)
+	defer ev.count() // deferred, for handlers that panic
 
 	// Before the body is read: what can be refused for free.
 	signatures := r.Header.Values(h.SignatureHeader)
@@ -289,11 +298,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", h.allowedMethods())
-		return h.answer(w, r, ev, answerMethod, fmt.Errorf("method %q is not POST", r.Method))
+		return h.answer(w, r, ev, answerMethod, methodError(r.Method))
 	}
 	signature, err := ParseSignature(signatures)
 	if err != nil {
-		return h.answer(w, r, ev, answerSignature, err)
+		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
 
 	// Verify the bytes as they were sent, before anything is made of them.
@@ -302,8 +311,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.answer(w, r, ev, answerForReadError(err), err)
 	}
 	ev.size, ev.bodyRead = len(body), true
-	if _, err := h.verifier.Verify(body, signature); err != nil {
-		return h.answer(w, r, ev, answerSignature, err)
+	if err := h.verify(body, signature); err != nil {
+		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
 	ev.bodyHash = xxhash.Sum64(body)
 	id, err := h.identify(r, body, ev)
@@ -318,6 +327,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	// Claim the event: from here on nobody else delivers it.
 	ledger, err := h.app.acquire()
 	if err != nil {
+		storeErrorsOpen.Inc()
 		return h.withoutStore(w, r, next, ev, nil, err)
 	}
 	defer h.app.release() //nolint:errcheck // the store logs why it can't close
@@ -331,6 +341,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.withoutStore(w, r, next, ev, claim, err)
 	}
 	return h.forward(w, r, next, ev, claim)
+}
+
+// verify checks the signature, and counts which secret made it.
+func (h *Handler) verify(body []byte, signature Signature) error {
+	start := time.Now()
+	secret, err := h.verifier.Verify(body, signature)
+	verifySeconds.Observe(time.Since(start).Seconds())
+	if err != nil {
+		return err
+	}
+	h.matches[secret].Inc()
+	return nil
 }
 
 // isVerificationRequest reports whether this is the sender's test that the
@@ -358,6 +380,11 @@ func mentionsTask(body []byte) bool {
 	values, err := scanEvent(body, []string{"task_id"}) // for names with escapes
 	return err == nil && values[0] != nil
 }
+
+// methodError is a method that is not POST.
+type methodError string
+
+func (method methodError) Error() string { return fmt.Sprintf("method %q is not POST", string(method)) }
 
 func (h *Handler) allowedMethods() string {
 	if h.AnswerVerificationRequests {
@@ -414,16 +441,26 @@ func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, e
 	ev.taskID, _ = text(values[1])
 	ev.status, _ = text(values[2])
 
-	identity := make([]string, 0, len(h.DedupeBy))
-	for _, value := range values[len(eventFields):] {
+	id, ok := identifyValues(scope, values[len(eventFields):])
+	if !ok {
+		return identifyBody(scope, body), nil
+	}
+	return id, nil
+}
+
+// identifyValues returns the identity of the event whose fields have these
+// values. It is not ok where one says nothing, or can't be told from another.
+func identifyValues(scope string, values []jsontext.Value) (id Identity, ok bool) {
+	parts := make([]string, 0, len(values))
+	for _, value := range values {
 		said, exact := text(value)
 		if said == "" || !exact {
-			return identifyBody(scope, body), nil
+			return Identity{}, false
 		}
 		// With the kind in front, so that the text "1" is not the number 1.
-		identity = append(identity, string(rune(value.Kind()))+said)
+		parts = append(parts, string(rune(value.Kind()))+said)
 	}
-	return identifyFields(scope, identity...), nil
+	return identifyFields(scope, parts...), true
 }
 
 // isEncoded reports whether the body may be something else than JSON. A body
@@ -440,17 +477,21 @@ func (h *Handler) scopeOf(r *http.Request) string {
 		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 		return repl.ReplaceKnown(h.Scope, "")
 	}
-	// Host and original path in one spelling. Caddy's matchers take the others
-	// for the same, so a replay must not get a scope of its own by them.
-	host, _, err := net.SplitHostPort(r.Host)
-	if err != nil {
-		host = r.Host
-	}
 	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
 	if !ok {
 		original = *r
 	}
-	path := caddyhttp.CleanPath(original.URL.Path, true)
+	return defaultScope(r.Host, original.URL.Path)
+}
+
+// defaultScope returns host and path in one spelling. Caddy's matchers take the
+// others for the same, so a replay must not get a scope of its own by them.
+func defaultScope(hostport, path string) string {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = hostport
+	}
+	path = caddyhttp.CleanPath(path, true)
 	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
 }
 
@@ -473,7 +514,7 @@ func prepareForward(r *http.Request, body []byte, id Identity) {
 // has a claim if only the lookup failed.
 func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim, cause error) error {
 	if h.OnStoreError == onStoreErrorForward {
-		h.log.Error("store fails: forwarding an event that may have been delivered before", ev.describe(r, cause)...)
+		h.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", r, ev, cause)
 		r.Header.Set(headerDeduplicated, "false")
 		return h.forward(w, r, next, ev, c)
 	}
@@ -517,8 +558,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	if !dw.accepted() {
 		ev.outcome = outcomeUpstreamFailed
-		h.log.Warn("event was not accepted; it is forwarded again when it is sent again",
-			append(ev.describe(r, err), zap.Int("backend_status", dw.status))...)
+		ev.backendStatus = dw.status
+		h.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", r, ev, err)
 	}
 	return err
 }
@@ -547,6 +588,7 @@ func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) 
 
 // record remembers that the backend accepted the event.
 func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
+	ev.backendStatus = status
 	if c != nil {
 		if err := c.delivered(h.newRecord(ev, status)); err != nil {
 			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
@@ -554,7 +596,7 @@ func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
 		}
 	}
 	if checked := h.log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
-		checked.Write(append(ev.describe(r, nil), zap.Int("backend_status", status))...)
+		checked.Write(ev.describe(r, nil)...)
 	}
 }
 
@@ -636,46 +678,68 @@ func (w *deliveryWriter) implyHeader() {
 // answer is what a request is told that does not reach the backend.
 type answer struct {
 	status  int
-	outcome string
+	outcome *outcome
 	body    string
 	message string // for the log; the body is the same for every cause
 	level   zapcore.Level
 }
 
-// Outcomes, as in the placeholder, the access log and the metrics.
-const (
-	outcomeForwarded      = "forwarded"
-	outcomeUpstreamFailed = "upstream_failed"
-	outcomeDuplicate      = "duplicate"
-	outcomeChanged        = "duplicate_changed"
+// What can become of a request.
+var (
+	outcomeForwarded      = newOutcome("forwarded")
+	outcomeUpstreamFailed = newOutcome("upstream_failed")
+	outcomeDuplicate      = newOutcome("duplicate")
+	outcomeChanged        = newOutcome("duplicate_changed")
+	outcomeWaited         = newOutcome("waited") // and then a duplicate
+	outcomeInFlight       = newOutcome("in_flight_timeout")
+	outcomeMethod         = newOutcome("method")
+	outcomeTooLarge       = newOutcome("too_large")
+	outcomeIncomplete     = newOutcome("incomplete")
+	outcomeJSON           = newOutcome("bad_json")
+	outcomeStore          = newOutcome("store_error")
+	outcomeVerification   = newOutcome("verification_request")
+
+	outcomesOfSignature = map[error]*outcome{
+		ErrSignatureMissing:   newBadSignature("missing"),
+		ErrSignatureRepeated:  newBadSignature("repeated"),
+		ErrSignatureMalformed: newBadSignature("malformed"),
+		ErrSignatureMismatch:  newBadSignature("mismatch"),
+	}
 )
 
 var (
-	answerVerification = answer{http.StatusOK, "verification_request", `{"received": true}`,
+	answerVerification = answer{http.StatusOK, outcomeVerification, `{"received": true}`,
 		"verification request answered", zap.InfoLevel}
 	answerDuplicate = answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
 		"duplicate dropped", zap.InfoLevel}
+	answerWaited = answer{http.StatusOK, outcomeWaited, `{"received": true, "duplicate": true}`,
+		"duplicate dropped, after it had waited for the delivery", zap.InfoLevel}
 	answerChanged = answer{http.StatusOK, outcomeChanged, `{"received": true, "duplicate": true}`,
 		"duplicate dropped, though its bytes differ from the delivered event's", zap.WarnLevel}
-	answerMethod = answer{http.StatusMethodNotAllowed, "method", `{"error": "Method not allowed"}`,
+	answerMethod = answer{http.StatusMethodNotAllowed, outcomeMethod, `{"error": "Method not allowed"}`,
 		"request refused", zap.WarnLevel}
-	answerSignature = answer{http.StatusUnauthorized, "bad_signature", `{"error": "Invalid signature"}`,
+	answerTooLarge = answer{http.StatusRequestEntityTooLarge, outcomeTooLarge, `{"error": "Body too large"}`,
 		"request refused", zap.WarnLevel}
-	answerTooLarge = answer{http.StatusRequestEntityTooLarge, "too_large", `{"error": "Body too large"}`,
+	answerIncomplete = answer{http.StatusBadRequest, outcomeIncomplete, `{"error": "Incomplete body"}`,
 		"request refused", zap.WarnLevel}
-	answerIncomplete = answer{http.StatusBadRequest, "incomplete", `{"error": "Incomplete body"}`,
+	answerTooSlow = answer{http.StatusRequestTimeout, outcomeIncomplete, `{"error": "Request timeout"}`,
 		"request refused", zap.WarnLevel}
-	answerTooSlow = answer{http.StatusRequestTimeout, "incomplete", `{"error": "Request timeout"}`,
+	answerJSON = answer{http.StatusBadRequest, outcomeJSON, `{"error": "Invalid JSON"}`,
 		"request refused", zap.WarnLevel}
-	answerJSON = answer{http.StatusBadRequest, "bad_json", `{"error": "Invalid JSON"}`,
-		"request refused", zap.WarnLevel}
-	answerInFlight = answer{http.StatusServiceUnavailable, "in_flight_timeout", `{"error": "Delivery in progress"}`,
+	answerInFlight = answer{http.StatusServiceUnavailable, outcomeInFlight, `{"error": "Delivery in progress"}`,
 		"event is still being delivered by another request", zap.WarnLevel}
-	answerStore = answer{http.StatusServiceUnavailable, "store_error", `{"error": "Store unavailable"}`,
+	answerStore = answer{http.StatusServiceUnavailable, outcomeStore, `{"error": "Store unavailable"}`,
 		"store fails: event refused", zap.ErrorLevel}
 	answerNoBackend = answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
 		"event was not accepted", zap.ErrorLevel}
 )
+
+// answerForSignature returns what to say to a sender whose signature is bad: the
+// same for each of the reasons.
+func answerForSignature(err error) answer {
+	return answer{http.StatusUnauthorized, outcomesOfSignature[err], `{"error": "Invalid signature"}`,
+		"request refused", zap.WarnLevel}
+}
 
 // answerForReadError returns what to say to a sender whose body did not arrive.
 func answerForReadError(err error) answer {
@@ -689,9 +753,12 @@ func answerForReadError(err error) answer {
 }
 
 // acknowledge answers for an event that was delivered before.
-func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *Record) error {
+func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *earlier) error {
 	if before.BodyHash != ev.bodyHash {
 		return h.answer(w, r, ev, answerChanged, nil)
+	}
+	if before.waited {
+		return h.answer(w, r, ev, answerWaited, nil)
 	}
 	return h.answer(w, r, ev, answerDuplicate, nil)
 }
@@ -700,19 +767,15 @@ func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event,
 // say it in its own words.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a answer, cause error) error {
 	ev.outcome = a.outcome
-	if checked := h.log.Check(a.level, a.message); checked != nil {
-		checked.Write(ev.describe(r, cause)...)
-	}
+	h.logLimited(a.outcome, a.level, a.message, r, ev, cause)
 	if a.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", retryAfter)
 	}
 	if !ev.bodyRead {
 		answerBeforeBody(w, r)
 	}
-	if a.status >= 400 {
-		if err := caddyhttp.Error(a.status, cause); hasErrorRoute(r, err) {
-			return err
-		}
+	if a.status >= 400 && hasErrorRoute(r, a.status, cause) {
+		return caddyhttp.Error(a.status, cause)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(a.status)
@@ -742,12 +805,12 @@ func answerBeforeBody(w http.ResponseWriter, r *http.Request) {
 
 // hasErrorRoute reports whether the request's site has error routes. They are
 // the server's, each with the site's own matcher in front.
-func hasErrorRoute(r *http.Request, cause error) bool {
+func hasErrorRoute(r *http.Request, status int, cause error) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Errors == nil {
 		return false
 	}
-	r = server.Errors.WithError(r, cause) // the matcher may ask for the status
+	r = server.Errors.WithError(r, caddyhttp.Error(status, cause)) // the matcher may ask for the status
 	for _, route := range server.Errors.Routes {
 		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
 			return true
@@ -759,10 +822,22 @@ func hasErrorRoute(r *http.Request, cause error) bool {
 // event is what is known of a request's event, for placeholders and logs.
 type event struct {
 	eventType, taskID, status string
-	outcome                   string
+	outcome                   *outcome // nil until it is known
 	bodyRead                  bool
 	size                      int    // of the body in bytes
 	bodyHash                  uint64 // tells a changed repeat from a true one
+	backendStatus             int    // 0: none, or not yet
+}
+
+// count counts the request by its outcome. It is the only place that does.
+func (ev *event) count() {
+	if ev.outcome == nil {
+		return // a panic on the way
+	}
+	ev.outcome.requests.Inc()
+	if ev.outcome.reason != nil {
+		ev.outcome.reason.Inc()
+	}
 }
 
 // newEvent makes the request's placeholders and access log fields.
@@ -784,7 +859,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 	case "http.instantapi_verify.status":
 		return ev.status, true
 	case "http.instantapi_verify.outcome":
-		return ev.outcome, true
+		return ev.outcome.String(), true
 	default:
 		return nil, false
 	}
@@ -792,7 +867,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	enc.AddString("outcome", ev.outcome)
+	enc.AddString("outcome", ev.outcome.String())
 	for i, value := range []string{ev.eventType, ev.taskID, ev.status} {
 		if value == "" {
 			continue
@@ -816,6 +891,9 @@ func (ev *event) describe(r *http.Request, cause error) []zap.Field {
 		zap.String("remote_addr", r.RemoteAddr),
 		zap.Int64("length", max(int64(ev.size), r.ContentLength)),
 		zap.Inline(ev),
+	}
+	if ev.backendStatus != 0 {
+		fields = append(fields, zap.Int("backend_status", ev.backendStatus))
 	}
 	if cause != nil {
 		fields = append(fields, zap.NamedError("reason", cause))

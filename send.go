@@ -424,9 +424,9 @@ func (p *poster) exchange(ctx context.Context, body []byte) posted {
 		got.Answer = "redirected to " + location + ", which senders need not follow"
 	}
 	if got.Status/100 == 2 {
-		got.Outcome = outcomeForwarded
+		got.Outcome = outcomeForwarded.String()
 		if saysDuplicate(answer) {
-			got.Outcome = outcomeDuplicate
+			got.Outcome = outcomeDuplicate.String()
 		}
 	}
 	return got
@@ -555,8 +555,8 @@ func (t *tally) summary(took time.Duration) summary {
 	slices.Sort(t.latencies)
 	return summary{
 		Requests:   t.requests(),
-		Forwarded:  t.count(outcomeForwarded),
-		Duplicates: t.count(outcomeDuplicate),
+		Forwarded:  t.count(outcomeForwarded.String()),
+		Duplicates: t.count(outcomeDuplicate.String()),
 		Refused:    t.count(outcomeRefused),
 		NoAnswer:   t.count(outcomeNoAnswer),
 		CutOff:     int(t.cutOff.Load()),

@@ -4,7 +4,9 @@ package instantapi
 
 import (
 	"errors"
+	"io/fs"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,6 +19,15 @@ func freeSpace(path string) (uint64, error) {
 		return 0, err
 	}
 	return uint64(stat.Bavail) * uint64(stat.Bsize), nil
+}
+
+// allocated returns how many bytes of a file are on the disk: Badger's logs are
+// sparse.
+func allocated(info fs.FileInfo) int64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Blocks * 512
+	}
+	return info.Size()
 }
 
 // inUse reports whether a process has the database in path open: it holds a lock

@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -18,6 +19,10 @@ func freeSpace(path string) (uint64, error) {
 	err = windows.GetDiskFreeSpaceEx(name, &free, nil, nil)
 	return free, err
 }
+
+// allocated returns the size of a file in bytes: what of it is on the disk is not
+// told.
+func allocated(info fs.FileInfo) int64 { return info.Size() }
 
 // inUse reports whether a process has the database in path open: its lock is a
 // file that Windows removes with the process.

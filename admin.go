@@ -1,0 +1,666 @@
+package instantapi
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/dustin/go-humanize"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/spf13/cobra"
+)
+
+func init() {
+	caddy.RegisterModule(adminAPI{})
+}
+
+// adminAPI answers, at Caddy's admin endpoint, what happened to an event:
+//
+//	GET    /instantapi_verify/status
+//	GET    /instantapi_verify/event?<which>
+//	DELETE /instantapi_verify/event?<which>
+//
+// Which event is said by its identity, the header Idempotency-Key that the
+// backend got,
+//
+//	identity=<32 hex digits>
+//
+// or by the URL that it was sent to, or the scope where a handler has one of its
+// own, and by the fields that the handlers tell events by, `dedupe_by`:
+//
+//	url=https://example.com/webhooks/instantapi&field=event_type=task.completed&field=task_id=task_1
+//	scope=orders&field=task_id:=1
+//
+// `=` gives a text, `:=` any other value as it stands in the event. Without
+// event_type each of [knownEventTypes] is meant.
+//
+// GET answers with what is known of each event that is meant. DELETE forgets one,
+// so that it is forwarded again when it is sent again; that is durable when it is
+// answered. It answers 404 where the event is not known, and 409 while it is
+// being delivered. Neither has ever seen a body.
+type adminAPI struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminAPI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.instantapi_verify",
+		New: func() caddy.Module { return new(adminAPI) },
+	}
+}
+
+const (
+	adminStatus = "/instantapi_verify/status"
+	adminEvent  = "/instantapi_verify/event"
+)
+
+// Routes implements caddy.AdminRouter.
+func (adminAPI) Routes() []caddy.AdminRoute {
+	return []caddy.AdminRoute{
+		{Pattern: adminStatus, Handler: caddy.AdminHandlerFunc(handleStatus)},
+		{Pattern: adminEvent, Handler: caddy.AdminHandlerFunc(handleEvent)},
+	}
+}
+
+// statusReport is the answer to a question for the status. Bytes that the store
+// does not know are left out.
+type statusReport struct {
+	Store            string       `json:"store"`
+	Options          string       `json:"options,omitempty"`
+	EventsRemembered *int64       `json:"events_remembered,omitempty"`
+	EventsInFlight   int          `json:"events_in_flight"`
+	EventsUnrecorded int          `json:"events_unrecorded"`
+	Bytes            int64        `json:"bytes,omitempty"`
+	FreeBytes        *int64       `json:"free_bytes,omitempty"`
+	MinFreeBytes     int64        `json:"min_free_bytes,omitempty"`
+	LastError        *errorReport `json:"last_error,omitempty"`
+}
+
+// errorReport is the last thing that went wrong with the store, since it was
+// opened. It may be over.
+type errorReport struct {
+	At    time.Time `json:"at"`
+	Error string    `json:"error"`
+}
+
+// What is known of an event.
+const (
+	stateDelivered = "delivered"
+	stateInFlight  = "in_flight"
+	stateUnknown   = "unknown"
+	stateForgotten = "forgotten"
+)
+
+// eventReport is what is known of an event. All times are to the second.
+type eventReport struct {
+	Identity      string                    `json:"identity"`
+	Scope         string                    `json:"scope,omitempty"`
+	Fields        map[string]jsontext.Value `json:"fields,omitempty"`
+	State         string                    `json:"state"`
+	InFlightSince time.Time                 `json:"in_flight_since,omitzero"`
+	DeliveredAt   time.Time                 `json:"delivered_at,omitzero"`
+	BackendStatus int                       `json:"backend_status,omitempty"`
+	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // not there: never
+	Unrecorded    bool                      `json:"only_in_memory,omitempty"` // because the store fails
+}
+
+type eventsReport struct {
+	Events []eventReport `json:"events"`
+}
+
+func apiError(status int, format string, args ...any) error {
+	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
+}
+
+func answerJSONReport(w http.ResponseWriter, report any) error {
+	encoded, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(encoded, '\n')) // nobody is left to tell if this fails
+	return nil
+}
+
+// errNoStoreOpen means that the config in force needs no store.
+var errNoStoreOpen = caddy.APIError{
+	HTTPStatus: http.StatusNotFound,
+	Err:        errors.New("no store is open: the config has no instantapi_verify without verify_only"),
+}
+
+func handleStatus(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", "GET")
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET", r.Method)
+	}
+	app, ledger := acquireRunning()
+	if app == nil {
+		return errNoStoreOpen
+	}
+	defer app.release() //nolint:errcheck // the store logs why it can't close
+	report := statusReport{Store: app.key, Options: app.options}
+	report.EventsInFlight, report.EventsUnrecorded = ledger.load()
+	if last := ledger.lastError.Load(); last != nil {
+		report.LastError = &errorReport{last.at.UTC().Truncate(time.Second), last.err.Error()}
+	}
+	if store, ok := ledger.store.(StoreStats); ok {
+		stats, err := store.Statistics()
+		if err != nil {
+			return apiError(http.StatusServiceUnavailable, "reading the store's figures: %w", err)
+		}
+		report.EventsRemembered, report.Bytes = &stats.Events, stats.Bytes
+		if stats.MinFreeBytes > 0 {
+			report.FreeBytes, report.MinFreeBytes = &stats.FreeBytes, stats.MinFreeBytes
+		}
+	}
+	return answerJSONReport(w, report)
+}
+
+func handleEvent(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodDelete {
+		w.Header().Set("Allow", "GET, DELETE")
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET or DELETE", r.Method)
+	}
+	app, ledger := acquireRunning()
+	if app == nil {
+		return errNoStoreOpen
+	}
+	defer app.release() //nolint:errcheck // the store logs why it can't close
+	meant, err := eventsMeant(r.URL.RawQuery, app.handlers)
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
+	}
+	if r.Method == http.MethodDelete {
+		return forgetEvent(w, ledger, meant)
+	}
+	for i := range meant {
+		if err := meant[i].ask(ledger); err != nil {
+			return apiError(http.StatusServiceUnavailable, "asking the store: %w", err)
+		}
+	}
+	return answerJSONReport(w, reportOf(meant))
+}
+
+func forgetEvent(w http.ResponseWriter, ledger *ledger, meant []meantEvent) error {
+	if len(meant) > 1 {
+		return apiError(http.StatusBadRequest, "%d events are meant; give event_type or the identity, to forget one", len(meant))
+	}
+	ev := &meant[0]
+	before, err := ledger.forget(ev.id)
+	switch {
+	case errors.Is(err, errInFlight):
+		return apiError(http.StatusConflict, "the event is being delivered; try again when that has ended")
+	case err != nil:
+		return apiError(http.StatusServiceUnavailable, "forgetting the event: %w", err)
+	case before == nil:
+		return apiError(http.StatusNotFound, "the event is not known: nothing to forget")
+	}
+	ev.report.delivered(before)
+	ev.report.State = stateForgotten
+	return answerJSONReport(w, reportOf(meant))
+}
+
+// meantEvent is an event that somebody asks for.
+type meantEvent struct {
+	id     Identity
+	report eventReport
+}
+
+func reportOf(meant []meantEvent) (report eventsReport) {
+	for _, ev := range meant {
+		report.Events = append(report.Events, ev.report)
+	}
+	return report
+}
+
+func (ev *meantEvent) ask(l *ledger) error {
+	known, err := l.ask(ev.id)
+	switch {
+	case !known.inFlight.IsZero():
+		ev.report.State = stateInFlight
+		ev.report.InFlightSince = known.inFlight.UTC().Truncate(time.Second)
+	case known.delivered != nil:
+		ev.report.State = stateDelivered
+		ev.report.Unrecorded = known.unrecorded
+		ev.report.delivered(known.delivered)
+	case err == nil:
+		ev.report.State = stateUnknown
+	}
+	return err
+}
+
+func (report *eventReport) delivered(rec *Record) {
+	report.DeliveredAt = rec.DeliveredAt.UTC().Truncate(time.Second)
+	report.BackendStatus = rec.Status
+	if !rec.ExpiresAt.IsZero() {
+		report.ExpiresAt = rec.ExpiresAt.UTC()
+	}
+}
+
+// knownEventTypes are what event_type can be for all that is documented.
+var knownEventTypes = []string{"task.completed", "task.failed"}
+
+// eventsMeant returns the events that a query means to the handlers.
+func eventsMeant(rawQuery string, handlers []*Handler) ([]meantEvent, error) {
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil {
+		return nil, err
+	}
+	for name, values := range query {
+		if !slices.Contains([]string{"identity", "url", "scope", "field"}, name) {
+			return nil, fmt.Errorf("unknown parameter %q; there are identity, url, scope and field", name)
+		}
+		if name != "field" && len(values) > 1 {
+			return nil, fmt.Errorf("parameter %s is there twice; give it once", name)
+		}
+	}
+	if query.Has("identity") {
+		if len(query) > 1 {
+			return nil, errors.New("an identity says all; leave out the other parameters")
+		}
+		id, err := parseIdentity(query.Get("identity"))
+		return []meantEvent{newMeantEvent(id)}, err
+	}
+	if query.Has("url") == query.Has("scope") {
+		return nil, errors.New("give either the url that the event was sent to, or its scope where the handler has one, or its identity")
+	}
+	scope := query.Get("scope")
+	if query.Has("url") {
+		handlers = slices.DeleteFunc(slices.Clone(handlers), func(h *Handler) bool { return h.Scope != "" })
+		if len(handlers) == 0 {
+			return nil, errors.New("each handler has a scope of its own; give scope instead of url")
+		}
+		if scope, err = scopeOfURL(query.Get("url")); err != nil {
+			return nil, err
+		}
+	}
+	fields, err := parseFields(query["field"])
+	if err != nil {
+		return nil, err
+	}
+	return eventsOf(scope, fields, handlers)
+}
+
+func newMeantEvent(id Identity) meantEvent {
+	return meantEvent{id, eventReport{Identity: id.String()}}
+}
+
+func parseIdentity(s string) (id Identity, err error) {
+	if len(s) != hex.EncodedLen(len(id)) {
+		return id, fmt.Errorf("identity %q is not 32 hex digits, as in the header Idempotency-Key", s)
+	}
+	if _, err := hex.Decode(id[:], []byte(s)); err != nil {
+		return id, fmt.Errorf("identity %q is not 32 hex digits, as in the header Idempotency-Key", s)
+	}
+	return id, nil
+}
+
+// scopeOfURL returns the default scope of requests to a URL.
+func scopeOfURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", fmt.Errorf("url %q is not one, like https://example.com/webhooks/instantapi", s)
+	}
+	path := u.Path
+	if path == "" {
+		path = "/"
+	}
+	return defaultScope(u.Host, path), nil
+}
+
+// parseFields reads fields like `task_id=task_1` and `task_id:=1`.
+func parseFields(fields []string) (map[string]jsontext.Value, error) {
+	values := make(map[string]jsontext.Value)
+	for _, field := range fields {
+		name, value, ok := strings.Cut(field, "=")
+		if !ok {
+			return nil, fmt.Errorf("field %q is not <name>=<text> or <name>:=<JSON>", field)
+		}
+		var parsed jsontext.Value
+		if raw, isJSON := strings.CutSuffix(name, ":"); isJSON {
+			name, parsed = raw, jsontext.Value(value)
+			if !parsed.IsValid() {
+				return nil, fmt.Errorf("field %s: %q is not JSON; for a text, write %s=%s", name, value, name, value)
+			}
+		} else {
+			quoted, err := jsontext.AppendQuote(nil, value)
+			if err != nil {
+				return nil, fmt.Errorf("field %s: the text is not UTF-8", name)
+			}
+			parsed = quoted
+		}
+		if _, twice := values[name]; twice {
+			return nil, fmt.Errorf("field %s is there twice; give it once", name)
+		}
+		values[name] = parsed
+	}
+	return values, nil
+}
+
+// eventsOf returns the events with these fields, for each way in which the
+// handlers tell events.
+func eventsOf(scope string, fields map[string]jsontext.Value, handlers []*Handler) ([]meantEvent, error) {
+	var meant []meantEvent
+	var ways [][]string
+	for _, h := range handlers {
+		if slices.ContainsFunc(ways, func(way []string) bool { return slices.Equal(way, h.DedupeBy) }) {
+			continue
+		}
+		ways = append(ways, h.DedupeBy)
+		for _, complete := range completions(fields, h.DedupeBy) {
+			values := make([]jsontext.Value, len(h.DedupeBy))
+			for i, name := range h.DedupeBy {
+				values[i] = complete[name]
+			}
+			id, ok := identifyValues(scope, values)
+			if !ok {
+				return nil, errors.New("events with an empty field are told by their whole body: ask by identity")
+			}
+			ev := newMeantEvent(id)
+			ev.report.Scope, ev.report.Fields = scope, complete
+			meant = append(meant, ev)
+		}
+	}
+	if len(meant) > 0 {
+		return meant, nil
+	}
+	var told []string
+	for _, way := range ways {
+		told = append(told, strings.Join(way, " and "))
+	}
+	return nil, fmt.Errorf("these are not the fields that tell events: give %s", strings.Join(told, ", or "))
+}
+
+// completions returns fields if they are what dedupeBy asks for; if event_type
+// alone is missing, once with each of the known ones.
+func completions(fields map[string]jsontext.Value, dedupeBy []string) []map[string]jsontext.Value {
+	var missing []string
+	for _, name := range dedupeBy {
+		if fields[name] == nil {
+			missing = append(missing, name)
+		}
+	}
+	switch {
+	case len(fields)+len(missing) > len(dedupeBy):
+		return nil // some that nobody asks for
+	case len(missing) == 0:
+		return []map[string]jsontext.Value{fields}
+	case len(missing) > 1 || missing[0] != "event_type" || len(fields) == 0:
+		return nil
+	}
+	var all []map[string]jsontext.Value
+	for _, eventType := range knownEventTypes {
+		quoted, _ := jsontext.AppendQuote(nil, eventType)
+		complete := map[string]jsontext.Value{"event_type": quoted}
+		for name, value := range fields {
+			complete[name] = value
+		}
+		all = append(all, complete)
+	}
+	return all
+}
+
+// The commands. Their exit statuses are 0 for a delivered, or now forgotten,
+// event, 1 for an error, and:
+const (
+	exitUnknown  = 4
+	exitInFlight = 5
+)
+
+var adminHelp = `
+By default the command asks the admin endpoint at '` + caddy.DefaultAdminListen + `'.
+Give --address, or --config to find the address in your config, if yours is
+another.`
+
+const whichHelp = `
+Which event: --url is the URL that it was sent to (or --scope, where the handler
+has one), --task-id its task. Without --event-type that is both task.completed
+and task.failed. Where dedupe_by names other fields, give them with --field:
+name=text, or name:=JSON for what is not a text. --identity is the header
+Idempotency-Key that the backend got.`
+
+func newStatusCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Shows what the store of delivered events holds, and whether it works",
+		Long:  "Shows what the store of delivered events holds, and whether it works.\n" + adminHelp,
+		Args:  cobra.NoArgs,
+	}
+	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
+		var report statusReport
+		if err := admin.request(http.MethodGet, adminStatus, &report); err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		if admin.json {
+			return caddy.ExitCodeSuccess, json.NewEncoder(out).Encode(report)
+		}
+		return caddy.ExitCodeSuccess, report.print(out)
+	})
+}
+
+func newLookupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "lookup",
+		Example: "  caddy instantapi lookup --url https://example.com/webhooks/instantapi --task-id task_1",
+		Short:   "Tells what happened to an event",
+		Long: "Tells what happened to an event: delivered, being delivered, or not known.\n" + whichHelp + "\n" + adminHelp + `
+
+Exit status: 0 delivered, 4 not known, 5 being delivered, 1 an error.`,
+		Args: cobra.NoArgs,
+	}
+	addWhichFlags(cmd)
+	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
+		report, err := admin.lookup()
+		if err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		return report.exitStatus(), report.print(out, admin.json)
+	})
+}
+
+func newForgetCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "forget",
+		Example: "  caddy instantapi forget --url https://example.com/webhooks/instantapi --task-id task_1",
+		Short:   "Forgets a delivered event, so that it is forwarded when it is sent again",
+		Long: `Forgets a delivered event, so that it is forwarded when it is sent again, say
+from the sender's dashboard.
+` + whichHelp + "\n" + adminHelp + `
+
+Exit status: 0 forgotten, 4 not known, 5 being delivered, 1 an error.`,
+		Args: cobra.NoArgs,
+	}
+	addWhichFlags(cmd)
+	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
+		report, err := admin.lookup()
+		if err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		delivered := slices.DeleteFunc(slices.Clone(report.Events), func(ev eventReport) bool { return ev.State != stateDelivered })
+		switch len(delivered) {
+		case 0:
+			return report.exitStatus(), report.print(out, admin.json)
+		case 1:
+		default:
+			return caddy.ExitCodeFailedStartup, errors.New("more than one event was delivered; give --event-type, or --identity, to forget one")
+		}
+		which := url.Values{"identity": {delivered[0].Identity}}
+		if err := admin.request(http.MethodDelete, adminEvent+"?"+which.Encode(), new(eventsReport)); err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		delivered[0].State = stateForgotten
+		return caddy.ExitCodeSuccess, eventsReport{delivered}.print(out, admin.json)
+	})
+}
+
+func addWhichFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String("url", "", "URL that the event was sent to")
+	flags.String("scope", "", "Scope of the handler, if it has one of its own")
+	flags.String("event-type", "", "The event's event_type")
+	flags.String("task-id", "", "The event's task_id")
+	flags.StringArray("field", nil, "Another field of the event, name=text or name:=JSON; may be repeated")
+	flags.String("identity", "", "The event's Idempotency-Key, instead of all others")
+}
+
+// adminClient asks a running Caddy.
+type adminClient struct {
+	address string
+	flags   caddycmd.Flags
+	json    bool
+}
+
+// adminCommand makes run the command's, with the flags that Caddy's own commands
+// have.
+func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer) (exitStatus int, err error)) *cobra.Command {
+	flags := cmd.Flags()
+	flags.Bool("json", false, "Write JSON, as the admin API does")
+	flags.String("address", "", "Address of the administration API listener, if not the default")
+	flags.StringP("config", "c", "", "Configuration file (if --address is not used)")
+	flags.StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
+	wrapped := caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
+		address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
+		if err != nil {
+			return caddy.ExitCodeFailedStartup, fmt.Errorf("couldn't determine admin API address: %v", err)
+		}
+		admin := adminClient{address: address, flags: flags, json: flags.Bool("json")}
+		return run(admin, cmd.OutOrStdout())
+	})
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		cmd.SilenceErrors = true // an exit status is no error, and errors are logged
+		return wrapped(cmd, args)
+	}
+	return cmd
+}
+
+func (c adminClient) request(method, uri string, answer any) error {
+	response, err := caddycmd.AdminAPIRequest(c.address, method, uri, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", c.address, err)
+	}
+	return nil
+}
+
+// lookup asks for the events that the flags mean.
+func (c adminClient) lookup() (report eventsReport, err error) {
+	which := url.Values{}
+	for _, name := range []string{"url", "scope", "identity"} {
+		if c.flags.Changed(name) {
+			which.Set(name, c.flags.String(name))
+		}
+	}
+	for _, name := range []string{"event-type", "task-id"} {
+		if c.flags.Changed(name) {
+			which.Add("field", strings.ReplaceAll(name, "-", "_")+"="+c.flags.String(name))
+		}
+	}
+	fields, err := c.flags.GetStringArray("field")
+	if err != nil {
+		return report, err
+	}
+	for _, field := range fields {
+		which.Add("field", field)
+	}
+	err = c.request(http.MethodGet, adminEvent+"?"+which.Encode(), &report)
+	return report, err
+}
+
+// exitStatus is that of the most that is known of one of the events.
+func (report eventsReport) exitStatus() int {
+	status := exitUnknown
+	for _, ev := range report.Events {
+		switch ev.State {
+		case stateDelivered:
+			return caddy.ExitCodeSuccess
+		case stateInFlight:
+			status = exitInFlight
+		}
+	}
+	return status
+}
+
+func (report eventsReport) print(out io.Writer, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(out).Encode(report)
+	}
+	for i, ev := range report.Events {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		if err := ev.print(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (ev eventReport) print(out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(table, "%s:\t%s\n", name, value) }
+	for _, name := range slices.Sorted(maps.Keys(ev.Fields)) {
+		row(name, ev.Fields[name].String())
+	}
+	row("state", strings.ReplaceAll(ev.State, "_", " "))
+	if !ev.InFlightSince.IsZero() {
+		row("since", describeTime(ev.InFlightSince))
+	}
+	if !ev.DeliveredAt.IsZero() {
+		row("delivered", describeTime(ev.DeliveredAt))
+		row("backend status", fmt.Sprint(ev.BackendStatus))
+	}
+	if ev.State == stateDelivered {
+		until := "for ever"
+		if !ev.ExpiresAt.IsZero() {
+			until = "until " + describeTime(ev.ExpiresAt)
+		}
+		if ev.Unrecorded {
+			until += ", but only in memory: the store fails"
+		}
+		row("remembered", until)
+	}
+	row("identity", ev.Identity)
+	return table.Flush()
+}
+
+func (report statusReport) print(out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(table, "%s:\t%s\n", name, value) }
+	row("store", report.Store)
+	row("options", report.Options)
+	if report.EventsRemembered != nil {
+		row("events", humanize.Comma(*report.EventsRemembered)+" remembered")
+		row("size", humanize.IBytes(uint64(report.Bytes)))
+	}
+	row("in flight", humanize.Comma(int64(report.EventsInFlight)))
+	row("unrecorded", humanize.Comma(int64(report.EventsUnrecorded)))
+	if report.FreeBytes != nil {
+		row("free space", fmt.Sprintf("%s, %s are needed", humanize.IBytes(uint64(*report.FreeBytes)), humanize.IBytes(uint64(report.MinFreeBytes))))
+	}
+	if report.LastError == nil {
+		row("last error", "none")
+	} else {
+		row("last error", describeTime(report.LastError.At)+": "+report.LastError.Error)
+	}
+	return table.Flush()
+}
+
+func describeTime(t time.Time) string {
+	return t.Local().Format(time.RFC3339) + " (" + humanize.Time(t) + ")"
+}
+
+// Interface guards
+var _ caddy.AdminRouter = adminAPI{}

@@ -1,0 +1,215 @@
+package instantapi
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// line is a line of the handler's log.
+type line struct {
+	Level      string
+	Logger     string
+	Message    string `json:"msg"`
+	Outcome    string
+	Reason     string
+	Remote     string `json:"remote_addr"`
+	Length     int
+	Status     int `json:"backend_status"`
+	Suppressed int
+}
+
+func (s *site) lines() (lines []line) {
+	s.t.Helper()
+	for text := range strings.Lines(s.logged()) {
+		var l line
+		if err := json.Unmarshal([]byte(text), &l); err != nil {
+			s.t.Errorf("%s: %v", text, err)
+		}
+		if l.Logger == "http.handlers.instantapi_verify" {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// flood sends so many requests, over a few connections.
+func flood(t *testing.T, requests int, request func() *http.Request) {
+	t.Helper()
+	const senders = 8
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: senders}}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	for range senders {
+		wg.Go(func() {
+			for range requests / senders {
+				res, err := client.Do(request())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// A flood of forgeries writes a few lines a second, also through a reload, and
+// none of the forgeries is forgotten. A site with error routes is no exception.
+func TestFloodWritesFewLines(t *testing.T) {
+	requests := 20_000
+	if testing.Short() {
+		requests = 4000
+	}
+	for name, more := range map[string]string{
+		"":                  "",
+		"with error routes": "handle_errors {\nrespond no\n}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, nil)
+			s := newSite(t)
+			info := strings.Replace(s.caddyfile(more+guard(b, "")), "level DEBUG", "level INFO", 1)
+			if err := s.load(info); err != nil {
+				t.Fatal(err)
+			}
+			forgery := func() *http.Request {
+				r := signed(s.url("/"), taskEvent("1"))
+				r.Header.Set(DefaultSignatureHeader, strings.Repeat("0", 64))
+				return r
+			}
+			start := time.Now()
+			flood(t, requests/2, forgery)
+			if err := s.load(strings.Replace(info, "instantapi_verify "+testSecret+" {", "instantapi_verify "+testSecret+" {\nretention 1h", 1)); err != nil {
+				t.Fatal(err)
+			}
+			flood(t, requests/2, forgery)
+			took := time.Since(start)
+			for _, o := range outcomes { // as after a while, or at the process's end
+				o.reportSuppressed()
+			}
+			told, lines := 0, s.lines()
+			for _, l := range lines {
+				if l.Outcome != "bad_signature" || l.Level != "warn" {
+					t.Errorf("got a line %+v", l)
+				}
+				told += l.Suppressed
+				if l.Remote != "" {
+					told++ // the line's own request
+				}
+			}
+			if told != requests {
+				t.Errorf("log tells of %d requests, want %d", told, requests)
+			}
+			// one for each reportAfter, and the last one, come on top
+			if most := linesAtOnce + int(linesPerSecond*took.Seconds()+1) + int(took/reportAfter) + 2; len(lines) > most {
+				t.Errorf("%d lines in %s, want %d at most", len(lines), took, most)
+			}
+			if all := strings.Count(s.logged(), "\n"); all > len(lines)+100 {
+				t.Errorf("%d lines are not the handler's", all-len(lines))
+			}
+		})
+	}
+}
+
+// Replays of an authentic event are as easy to make.
+func TestFloodOfReplaysWritesFewLines(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, guard(b, ""))
+	start := time.Now()
+	flood(t, 2000, func() *http.Request { return signed(s.url("/"), taskEvent("1")) })
+	flood(t, 2000, func() *http.Request { return signed(s.url("/"), []byte("no event")) })
+	took := time.Since(start)
+	b.wantDeliveries(t, 1)
+	if lines := s.lines(); len(lines) > 3*(linesAtOnce+int(linesPerSecond*took.Seconds())+2) {
+		t.Errorf("%d lines in %s", len(lines), took)
+	}
+}
+
+// When a flood ends, the last number comes by itself.
+func TestSuppressedLinesAreToldLater(t *testing.T) {
+	t.Parallel() // it waits for reportAfter
+	told := make(chan int64, 1)
+	l := newLineLimit(nil)
+	l.report = func() { told <- l.suppressed.Swap(0) }
+	written := 0
+	for range linesAtOnce + 5 {
+		if _, ok := l.next(); ok {
+			written++
+		}
+	}
+	select {
+	case n := <-told:
+		if int(n)+written != linesAtOnce+5 {
+			t.Errorf("%d lines were written and %d are told, want %d", written, n, linesAtOnce+5)
+		}
+	case <-time.After(3 * reportAfter):
+		t.Error("nothing is told")
+	}
+}
+
+// What is not written must not cost anything either.
+func TestSuppressedLineDoesNotAllocate(t *testing.T) {
+	h := &Handler{log: zap.NewExample()}
+	o := &outcome{name: "test", lines: newLineLimit(func() {})}
+	for range linesAtOnce {
+		o.lines.next()
+	}
+	r := signed("http://localhost/", nil)
+	ev := new(event)
+	if n := testing.AllocsPerRun(1000, func() {
+		h.logLimited(o, zap.WarnLevel, "refused", r, ev, nil)
+	}); n > 0 {
+		t.Errorf("it allocates %v times", n)
+	}
+}
+
+// One line an event, at its level.
+func TestEachEventHasOneLine(t *testing.T) {
+	status := 200
+	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+	s, store := runFaulty(t, guard(b, ""))
+	send := func(task string) { do(t, signed(s.url("/"), taskEvent(task))) }
+	send("1")
+	send("1")
+	r := signed(s.url("/"), taskEvent("1"))
+	r.Header.Del(DefaultSignatureHeader)
+	do(t, r)
+	status = 500
+	send("2")
+	store.set(func(Identity) error { return errors.New("on fire") }, nil)
+	send("3")
+	length := len(taskEvent("1"))
+	want := []line{
+		{Level: "debug", Message: "event forwarded", Outcome: "forwarded", Length: length, Status: 200},
+		{Level: "info", Message: "duplicate dropped", Outcome: "duplicate", Length: length},
+		{Level: "warn", Message: "request refused", Outcome: "bad_signature", Reason: "signature header is missing", Length: length},
+		{Level: "warn", Message: "event was not accepted; it is forwarded again when it is sent again", Outcome: "upstream_failed", Length: length, Status: 500},
+		{Level: "error", Message: "store fails: event refused", Outcome: "store_error", Reason: "on fire", Length: length},
+	}
+	var got []line
+	eventually(t, "lines are written", func() bool {
+		got = s.lines()
+		return len(got) >= len(want)
+	})
+	if len(got) != len(want) {
+		t.Fatalf("got %d lines, want %d: %+v", len(got), len(want), got)
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i].Remote, "127.0.0.1:") {
+			t.Errorf("remote address is %q", got[i].Remote)
+		}
+		got[i].Remote, got[i].Logger = "", ""
+		if got[i] != want[i] {
+			t.Errorf("line %d is %+v, want %+v", i, got[i], want[i])
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package instantapi
+
+import (
+	"errors"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The collectors are the process's and not a config's, so that a reload does not
+// set the counters back; each config's registry gets them. Everything that a
+// request counts in is looked up beforehand: labels cost more than counting. No
+// label's value comes from a request, or anybody could make a series.
+
+const (
+	metricsNamespace = "caddy"
+	metricsSubsystem = "instantapi_verify"
+)
+
+var (
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
+		Help: "Requests by what became of them.",
+	}, []string{"outcome"})
+
+	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
+		Help: "Requests with the outcome bad_signature, by the reason.",
+	}, []string{"reason"})
+
+	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "secret_matches_total",
+		Help: "Authentic requests by the secret that made the signature: its position in the config, from 1.",
+	}, []string{"secret"})
+
+	storeErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "store_errors_total",
+		Help: "Failures of the store by what was asked of it.",
+	}, []string{"operation"})
+	storeErrorsOpen   = storeErrorsTotal.WithLabelValues("open")
+	storeErrorsLookup = storeErrorsTotal.WithLabelValues("lookup")
+	storeErrorsRecord = storeErrorsTotal.WithLabelValues("record")
+	storeErrorsForget = storeErrorsTotal.WithLabelValues("forget")
+
+	verifySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_duration_seconds",
+		Help:    "Time to check a signature with all secrets.",
+		Buckets: prometheus.ExponentialBuckets(1e-6, 4, 10), // to 0.26 s
+	})
+	lookupSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "lookup_duration_seconds",
+		Help:    "Time to ask the store whether an event was delivered before.",
+		Buckets: prometheus.ExponentialBuckets(1e-6, 4, 10),
+	})
+	recordSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "record_duration_seconds",
+		Help:    "Time to record a delivery as durably as the store is configured to.",
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	})
+	batchEvents = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "batch_events",
+		Help:    "Events that the store wrote together, with one sync.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 13), // to maxBatch
+	})
+)
+
+// registerMetrics makes the metrics part of a config's registry, where another
+// handler may have done so.
+func registerMetrics(ctx caddy.Context) error {
+	for _, collector := range []prometheus.Collector{
+		requestsTotal, signatureErrorsTotal, secretMatchesTotal, storeErrorsTotal,
+		verifySeconds, lookupSeconds, recordSeconds, batchEvents, storeCollector{},
+	} {
+		err := ctx.GetMetricsRegistry().Register(collector)
+		if _, there := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !there {
+			return err
+		}
+	}
+	return nil
+}
+
+// countersOfSecrets returns a counter for each of so many secrets.
+func countersOfSecrets(secrets int) []prometheus.Counter {
+	counters := make([]prometheus.Counter, secrets)
+	for i := range counters {
+		counters[i] = secretMatchesTotal.WithLabelValues(strconv.Itoa(i + 1))
+	}
+	return counters
+}
+
+// outcome is what became of a request: a value of the placeholder, of the access
+// log and of the metrics' label.
+type outcome struct {
+	name     string
+	requests prometheus.Counter
+	reason   prometheus.Counter // of a bad signature, else nil
+	lines    *lineLimit
+}
+
+// outcomes are all there are.
+var outcomes []*outcome
+
+func newOutcome(name string) *outcome {
+	o := &outcome{name: name, requests: requestsTotal.WithLabelValues(name)}
+	o.lines = newLineLimit(o.reportSuppressed)
+	outcomes = append(outcomes, o)
+	return o
+}
+
+func newBadSignature(reason string) *outcome {
+	o := newOutcome("bad_signature")
+	o.reason = signatureErrorsTotal.WithLabelValues(reason)
+	return o
+}
+
+// String returns the name. An outcome that is not known yet has none.
+func (o *outcome) String() string {
+	if o == nil {
+		return ""
+	}
+	return o.name
+}
+
+// storeCollector reads the store's figures when somebody scrapes. They are those
+// of the config in force, which has one store at most.
+type storeCollector struct{}
+
+var (
+	inFlightDesc     = newDesc("events_in_flight", "Events that are being delivered.")
+	unrecordedDesc   = newDesc("events_unrecorded", "Deliveries that only the memory knows, because the store fails.")
+	rememberedDesc   = newDesc("events_remembered", "Events in the store. One that has expired or was forgotten may count for as long as it takes up space.")
+	storeBytesDesc   = newDesc("store_bytes", "What the store takes up on disk.")
+	freeBytesDesc    = newDesc("store_free_bytes", "Free space where the store is.")
+	minFreeBytesDesc = newDesc("store_min_free_bytes", "Free space below which the store refuses events (min_free_space).")
+)
+
+func newDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, name), help, nil, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		inFlightDesc, unrecordedDesc, rememberedDesc, storeBytesDesc, freeBytesDesc, minFreeBytesDesc,
+	} {
+		descs <- desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
+	app, ledger := acquireRunning()
+	if app == nil {
+		return
+	}
+	defer app.release() //nolint:errcheck // the store logs why it can't close
+	gauge := func(desc *prometheus.Desc, value int64) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
+	}
+	inFlight, unrecorded := ledger.load()
+	gauge(inFlightDesc, int64(inFlight))
+	gauge(unrecordedDesc, int64(unrecorded))
+	store, ok := ledger.store.(StoreStats)
+	if !ok {
+		return
+	}
+	stats, err := store.Statistics()
+	if err != nil {
+		return // an invalid metric would fail the whole scrape, Caddy's metrics too
+	}
+	gauge(rememberedDesc, stats.Events)
+	gauge(storeBytesDesc, stats.Bytes)
+	if stats.MinFreeBytes > 0 {
+		gauge(freeBytesDesc, stats.FreeBytes)
+		gauge(minFreeBytesDesc, stats.MinFreeBytes)
+	}
+}
+
+// Interface guards
+var _ prometheus.Collector = storeCollector{}

@@ -1,0 +1,446 @@
+package instantapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+// withMetrics returns routes with Caddy's metrics beside them.
+func withMetrics(routes string) string {
+	return "handle /metrics {\nmetrics\n}\nhandle {\n" + routes + "\n}"
+}
+
+// scrape returns the site's metrics: the value by name and labels, as in
+// `caddy_instantapi_verify_requests_total{outcome="forwarded"}`, without the
+// prefix that they all have.
+func (s *site) scrape() map[string]float64 {
+	s.t.Helper()
+	r, err := http.NewRequest(http.MethodGet, s.url("/metrics"), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	got := do(s.t, r)
+	if got.status != http.StatusOK {
+		s.t.Fatalf("got %d %s", got.status, got.body)
+	}
+	return parseMetrics(s.t, got.body)
+}
+
+func parseMetrics(t *testing.T, text string) map[string]float64 {
+	t.Helper()
+	values := map[string]float64{}
+	for line := range strings.Lines(text) {
+		series, ours := strings.CutPrefix(line, "caddy_instantapi_verify_")
+		if !ours {
+			continue
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(series), " ")
+		number, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		values[name] = number
+	}
+	return values
+}
+
+// changes returns the counters of that metric that differ, and by how much.
+func changes(metric string, before, after map[string]float64) map[string]float64 {
+	changed := map[string]float64{}
+	for name, value := range after {
+		if strings.HasPrefix(name, metric) && value != before[name] {
+			changed[name] = value - before[name]
+		}
+	}
+	return changed
+}
+
+// Each request counts once, under what became of it.
+func TestMetricsCountEachOutcome(t *testing.T) {
+	hold, release := make(chan struct{}), make(chan struct{})
+	var answer http.HandlerFunc
+	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) { answer(w, r) })
+	accept := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "from the backend") }
+	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }
+	keep := func(w http.ResponseWriter, _ *http.Request) {
+		hold <- struct{}{}
+		<-release
+		w.WriteHeader(200)
+	}
+	options := "max_body_size 1KB\nanswer_verification_requests\nin_flight_wait "
+	s, store := runFaulty(t, withMetrics("handle /impatient {\n"+guard(b, options+"0s\nscope same")+"\n}\n"+
+		"handle /nobody {\ninstantapi_verify "+testSecret+"\n}\n"+
+		"handle /panics {\ninstantapi_verify "+testSecret+"\nroute {\ntest_panic\n}\n}\n"+
+		"handle {\n"+guard(b, options+"30s\nscope same")+"\n}"))
+
+	send := func(r *http.Request) { doWith(sender, r) }
+	event := func(path, task string) { send(signed(s.url(path), taskEvent(task))) }
+	withSignature := func(values ...string) {
+		r := signed(s.url("/"), taskEvent("forged"))
+		r.Header[http.CanonicalHeaderKey(DefaultSignatureHeader)] = values
+		send(r)
+	}
+	request := func(method, path string) {
+		r, err := http.NewRequest(method, s.url(path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(r)
+	}
+	good := Sign(testSecret, taskEvent("another"))
+	// while another request is delivering event "busy"
+	busy := func(meanwhile func()) {
+		answer = keep
+		delivered := make(chan struct{})
+		go func() {
+			defer close(delivered)
+			event("/", "busy")
+		}()
+		<-hold
+		meanwhile()
+		<-delivered
+	}
+	tests := []struct {
+		name string
+		do   func()
+		want map[string]float64
+	}{
+		{"forwarded", func() { answer = accept; event("/", "1") }, map[string]float64{"forwarded": 1}},
+		{"duplicate", func() { event("/", "1") }, map[string]float64{"duplicate": 1}},
+		{"changed", func() { send(signed(s.url("/"), append(taskEvent("1"), ' '))) }, map[string]float64{"duplicate_changed": 1}},
+		{"backend fails", func() { answer = refuse; event("/", "2") }, map[string]float64{"upstream_failed": 1}},
+		{"nobody takes it", func() { event("/nobody", "2") }, map[string]float64{"upstream_failed": 1}},
+		{"handler panics", func() { event("/panics", "2") }, map[string]float64{"upstream_failed": 1}},
+		{"impatient", func() {
+			busy(func() { event("/impatient", "busy"); close(release) })
+		}, map[string]float64{"forwarded": 1, "in_flight_timeout": 1}},
+		{"waits for a delivery", func() {
+			store.mu.Lock()
+			clear(store.records)
+			store.mu.Unlock()
+			release = make(chan struct{})
+			busy(func() {
+				waited := make(chan struct{})
+				go func() {
+					defer close(waited)
+					event("/", "busy")
+				}()
+				time.Sleep(200 * time.Millisecond) // to be sure that it waits
+				close(release)
+				<-waited
+			})
+		}, map[string]float64{"forwarded": 1, "waited": 1}},
+		{"no signature", func() { withSignature() }, map[string]float64{"bad_signature": 1, "missing": 1}},
+		{"two signatures", func() { withSignature(good, good) }, map[string]float64{"bad_signature": 1, "repeated": 1}},
+		{"no digits", func() { withSignature("x") }, map[string]float64{"bad_signature": 1, "malformed": 1}},
+		{"wrong", func() { withSignature(good) }, map[string]float64{"bad_signature": 1, "mismatch": 1}},
+		{"too large", func() { send(signed(s.url("/"), make([]byte, 2000))) }, map[string]float64{"too_large": 1}},
+		{"breaks off", func() {
+			conn, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 9\r\nX-InstantAPI-Signature: %s\r\n\r\n{", s.addr, good)
+			conn.(*net.TCPConn).CloseWrite()
+			io.ReadAll(conn)
+		}, map[string]float64{"incomplete": 1}},
+		{"no JSON", func() { send(signed(s.url("/"), []byte("hello"))) }, map[string]float64{"bad_json": 1}},
+		{"PUT", func() { request("PUT", "/") }, map[string]float64{"method": 1}},
+		{"verification request", func() { request("GET", "/") }, map[string]float64{"verification_request": 1}},
+		{"store fails", func() {
+			store.set(func(Identity) error { return errors.New("on fire") }, nil)
+			event("/", "3")
+			store.set(nil, nil)
+		}, map[string]float64{"store_error": 1, "lookup": 1}},
+		{"store fails after the delivery", func() {
+			store.set(nil, func(Identity) error { return errors.New("on fire") })
+			answer = accept
+			event("/", "4")
+			store.set(nil, nil)
+		}, map[string]float64{"forwarded": 1, "record": 1}},
+	}
+	seen := map[string]bool{}
+	label := func(series string) string { // the only one's value
+		return strings.Split(series, `"`)[1]
+	}
+	for _, test := range tests {
+		before := s.scrape()
+		test.do()
+		want := maps.Clone(test.want)
+		got := map[string]float64{}
+		// a sender may have its answer before the request has ended
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+			clear(got)
+			after := s.scrape()
+			for _, metric := range []string{"requests_total", "signature_errors_total", "store_errors_total"} {
+				for series, change := range changes(metric, before, after) {
+					got[label(series)] = change
+				}
+			}
+			if maps.Equal(got, want) {
+				break
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: counted %v, want %v", test.name, got, want)
+		}
+		for name := range test.want {
+			seen[name] = true
+		}
+	}
+	for series := range s.scrape() {
+		metric, _, _ := strings.Cut(series, "{")
+		if (metric == "requests_total" || metric == "signature_errors_total") && !seen[label(series)] {
+			t.Errorf("nothing was counted in %s", series)
+		}
+	}
+}
+
+// A series that appears with its first event has no increase to be alerted to.
+func TestMetricsAreThereFromTheStart(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, withMetrics(guard(b, "secret another")))
+	got := slices.Collect(maps.Keys(s.scrape()))
+	for _, want := range []string{
+		`requests_total{outcome="store_error"}`, `requests_total{outcome="bad_signature"}`,
+		`signature_errors_total{reason="mismatch"}`, `secret_matches_total{secret="2"}`,
+		`store_errors_total{operation="record"}`, `batch_events_count`,
+	} {
+		if !slices.Contains(got, want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+}
+
+func TestMetricsGoOnAfterAReload(t *testing.T) {
+	b := newBackend(t, nil)
+	s := newSite(t)
+	another := freeAddr(t)
+	load := func(options string) {
+		t.Helper()
+		second := "http://" + another + " {\ninstantapi_verify old new {\n" + options + "\n}\nreverse_proxy " + b.addr() + "\n}\n"
+		second = strings.Replace(second, "old new {", "{\nsecret old new", 1)
+		if err := s.load(s.caddyfile(withMetrics(guard(b, options))) + second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send := func(url, secret, task string) {
+		t.Helper()
+		r := signed(url, taskEvent(task))
+		r.Header.Set(DefaultSignatureHeader, Sign(secret, taskEvent(task)))
+		do(t, r).wantForwarded(t)
+	}
+	load("")
+	before := s.scrape()
+	send(s.url("/"), testSecret, "1")
+	send("http://"+another+"/", "new", "3")
+	load("retention 1h")
+	send(s.url("/"), testSecret, "2")
+	send("http://"+another+"/", "new", "4")
+	after := s.scrape()
+	for metric, want := range map[string]map[string]float64{
+		"requests_total":                   {`requests_total{outcome="forwarded"}`: 4},
+		"secret_matches_total":             {`secret_matches_total{secret="1"}`: 2, `secret_matches_total{secret="2"}`: 2},
+		"signature_duration_seconds_count": {"signature_duration_seconds_count": 4},
+		"lookup_duration_seconds_count":    {"lookup_duration_seconds_count": 4},
+		"record_duration_seconds_count":    {"record_duration_seconds_count": 4},
+		"batch_events_sum":                 {"batch_events_sum": 4},
+		"events_remembered":                {"events_remembered": 4},
+		"events_in_flight":                 {},
+	} {
+		if got := changes(metric, before, after); !maps.Equal(got, want) {
+			t.Errorf("%s: changes are %v, want %v", metric, got, want)
+		}
+	}
+	if after["store_bytes"] <= 0 || after["store_free_bytes"] <= 0 || after["store_min_free_bytes"] != 32<<20 {
+		t.Errorf("store has %v bytes, %v free of at least %v", after["store_bytes"], after["store_free_bytes"], after["store_min_free_bytes"])
+	}
+	// A reload that fails leaves the figures of the one that goes on.
+	if err := s.load(strings.Replace(s.caddyfile(withMetrics(guard(b, ""))), "32MiB", "34MiB", 1)); err == nil {
+		t.Error("a config with other store options loads")
+	}
+	if got := s.scrape()["events_remembered"]; got != 4 {
+		t.Errorf("after a failed reload %v events are remembered, want 4", got)
+	}
+}
+
+func TestMetricsWithoutAStore(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, withMetrics(guard(b, "")))
+	if _, there := s.scrape()["events_remembered"]; !there {
+		t.Error("store is not there")
+	}
+	config := s.caddyfile(withMetrics(guard(b, "verify_only")))
+	config = config[:strings.Index(config, "\tinstantapi_verify {\n\t\tstore")] + "}\n" + config[strings.Index(config, "http://"):]
+	if err := s.load(config); err != nil {
+		t.Fatal(err)
+	}
+	metrics := s.scrape()
+	if _, there := metrics["events_remembered"]; there {
+		t.Error("store is still there")
+	}
+	if _, there := metrics[`requests_total{outcome="forwarded"}`]; !there {
+		t.Error("requests are not counted")
+	}
+}
+
+// What is in flight and what the store refuses is seen while it is so.
+func TestMetricsOfTheMoment(t *testing.T) {
+	hold, release := make(chan struct{}), make(chan struct{})
+	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		hold <- struct{}{}
+		<-release
+	})
+	s, store := runFaulty(t, withMetrics(guard(b, "")))
+	store.set(nil, func(Identity) error { return errors.New("on fire") })
+	go doWith(sender, signed(s.url("/"), taskEvent("1")))
+	<-hold
+	if got := s.scrape(); got["events_in_flight"] != 1 || got["events_unrecorded"] != 0 {
+		t.Errorf("%v in flight, %v unrecorded, want 1 and 0", got["events_in_flight"], got["events_unrecorded"])
+	}
+	close(release)
+	eventually(t, "delivery ends", func() bool {
+		got := s.scrape()
+		return got["events_in_flight"] == 0 && got["events_unrecorded"] == 1
+	})
+	store.set(nil, nil)
+	eventually(t, "delivery is recorded", func() bool { return s.scrape()["events_unrecorded"] == 0 })
+}
+
+// The names follow Prometheus's own rules.
+func TestMetricsAreNamedAsPrometheusAsks(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, withMetrics(guard(b, "")))
+	r, err := http.NewRequest(http.MethodGet, s.url("/metrics"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := new(strings.Builder)
+	for line := range strings.Lines(do(t, r).body) {
+		if strings.Contains(line, "caddy_instantapi_verify_") {
+			text.WriteString(line)
+		}
+	}
+	if n := strings.Count(text.String(), "# TYPE"); n < 14 {
+		t.Errorf("only %d metrics are there", n)
+	}
+	problems, err := promlint.New(strings.NewReader(text.String())).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range problems {
+		t.Errorf("%s: %s", problem.Metric, problem.Text)
+	}
+}
+
+// The count is exact wherever Badger keeps the events at the moment.
+func TestEventsAreCountedExactly(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, false)
+	want := int64(0)
+	count := func(when string) {
+		t.Helper()
+		if got := s.countEvents(); got != want {
+			t.Errorf("%s: %d events, want %d", when, got, want)
+		}
+	}
+	count("empty")
+	for i := range 5 {
+		fillStore(t, s, 1000, time.Time{})
+		want += 1000
+		count(fmt.Sprint("in the log ", i))
+	}
+	// more than a memtable holds, counted while it is written to tables
+	for range 4 {
+		fillStore(t, s, 30_000, time.Time{})
+		want += 30_000
+		count("on the way to tables")
+	}
+	if err := s.coverAllKeys(); err != nil {
+		t.Fatal(err)
+	}
+	count("covered")
+	fillStore(t, s, 1000, time.Now().Add(-time.Hour))
+	count("expired ones")
+	forgotten := fillStore(t, s, 1, time.Time{})[0]
+	want++
+	count("one more")
+	if err := s.Forget(forgotten); err != nil {
+		t.Fatal(err)
+	}
+	want--
+	count("forgotten")
+	if len(s.db.Tables()) < 2 {
+		t.Error("nothing has been written to a table")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, dir, false)
+	// What has expired counts as soon as it is in a table.
+	if got := s.countEvents(); got < want || got > want+1002 {
+		t.Errorf("opened again: %d events, want %d, and at most 1002 more", got, want)
+	}
+	stats, err := s.Statistics()
+	if err != nil || stats.Bytes < 32*want || stats.FreeBytes <= 0 || stats.MinFreeBytes != lowestMinFreeSpace {
+		t.Errorf("got %+v %v", stats, err)
+	}
+}
+
+// Counting costs a request nothing that a collector would have to clean up.
+func TestCountingDoesNotAllocate(t *testing.T) {
+	l := newTestLedger(new(faultyStore))
+	claims := testing.AllocsPerRun(1000, func() {
+		c, _, _ := l.claim(context.Background(), Identity{}, 0)
+		c.release()
+	})
+	if claims > 2 { // the claim and its channel
+		t.Errorf("a claim allocates %v times", claims)
+	}
+	ev := &event{outcome: outcomesOfSignature[ErrSignatureMismatch]}
+	matches := countersOfSecrets(1)
+	if n := testing.AllocsPerRun(1000, func() {
+		verifySeconds.Observe(1e-6)
+		matches[0].Inc()
+		ev.count()
+	}); n > 0 {
+		t.Errorf("counting allocates %v times", n)
+	}
+}
+
+func BenchmarkCounting(b *testing.B) {
+	ev := &event{outcome: outcomeForwarded}
+	b.ReportAllocs()
+	for b.Loop() {
+		start := time.Now()
+		verifySeconds.Observe(time.Since(start).Seconds())
+		ev.count()
+	}
+}
+
+// BenchmarkCountEvents is what a scrape costs where all that can be is not in a
+// table yet.
+func BenchmarkCountEvents(b *testing.B) {
+	s := testStore(b, b.TempDir(), false)
+	for len(s.db.Tables()) == 0 {
+		fillStore(b, s, 5000, time.Time{})
+	}
+	fillStore(b, s, 20_000, time.Time{})
+	for b.Loop() {
+		s.countEvents()
+	}
+	b.ReportMetric(float64(s.countEvents()), "events")
+}

@@ -1,0 +1,141 @@
+package instantapi
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/y"
+)
+
+// Statistics are a store's figures, for people and for dashboards.
+type Statistics struct {
+	// Events is how many events are in the store. One that has expired, or was
+	// forgotten, may count for as long as it takes up space.
+	Events int64
+
+	// Bytes is what they take up.
+	Bytes int64
+
+	// FreeBytes is the room that is left, MinFreeBytes the room below which the
+	// store refuses events. Where MinFreeBytes is 0 the store knows neither.
+	FreeBytes, MinFreeBytes int64
+}
+
+// StoreStats is a [Store] that knows its figures.
+type StoreStats interface {
+	// Statistics is called at most a few times a second, and never for a
+	// request.
+	Statistics() (Statistics, error)
+}
+
+// Statistics implements [StoreStats].
+func (s *badgerStore) Statistics() (Statistics, error) {
+	free, err := s.space.free(s.path)
+	if err != nil {
+		return Statistics{}, err
+	}
+	size, err := bytesOnDisk(s.path)
+	if err != nil {
+		return Statistics{}, err
+	}
+	return Statistics{
+		Events:       s.count.read(s.countEvents),
+		Bytes:        size,
+		FreeBytes:    int64(min(free, math.MaxInt64)),
+		MinFreeBytes: int64(s.space.min),
+	}, nil
+}
+
+// bytesOnDisk returns what the files in a directory take up, its own directories
+// apart: the database has none.
+func bytesOnDisk(path string) (size int64, err error) {
+	files, err := os.ReadDir(path)
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		info, err := file.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // Badger has just deleted it
+		}
+		if err != nil {
+			return 0, err
+		}
+		if info.Mode().IsRegular() {
+			size += allocated(info)
+		}
+	}
+	return size, nil
+}
+
+// eventCount keeps a count for a hundred times as long as the counting took, so
+// that it costs a hundredth of a core at most, however often somebody asks.
+type eventCount struct {
+	mu     sync.Mutex
+	events int64
+	until  time.Time
+}
+
+func (c *eventCount) read(count func() int64) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	start := time.Now()
+	if start.After(c.until) {
+		c.events = count()
+		took := time.Since(start)
+		c.until = start.Add(100 * took)
+	}
+	return c.events
+}
+
+// countEvents counts the entries that are events. Tables know how many they
+// hold. What is not in a table yet has a version above all of theirs, because
+// versions grow and tables are written in their order.
+func (s *badgerStore) countEvents() (events int64) {
+	last := uint64(coverVersion)
+	for _, table := range s.steadyTables() {
+		events += int64(table.KeyCount)
+		last = max(last, table.MaxVersion)
+		if bytes.Equal(y.ParseKey(table.Left), firstKey) {
+			events--
+		}
+		if bytes.Equal(y.ParseKey(table.Right), lastKey) {
+			events--
+		}
+	}
+	opts := badger.DefaultIteratorOptions
+	opts.PrefetchValues = false
+	opts.SinceTs = last // which leaves out the tables below
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	it := txn.NewIterator(opts)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		events++
+	}
+	return events
+}
+
+// steadyTables returns the tables, but not while a compaction has its output in
+// place and its input too.
+func (s *badgerStore) steadyTables() []badger.TableInfo {
+	tables := s.db.Tables()
+	for range 10 {
+		again := s.db.Tables()
+		if slices.EqualFunc(tables, again, func(a, b badger.TableInfo) bool { return a.ID == b.ID }) {
+			break
+		}
+		tables = again
+	}
+	return tables
+}
+
+// Interface guards
+var _ StoreStats = (*badgerStore)(nil)
