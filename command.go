@@ -19,5 +19,7 @@ func init() {
 // subcommands are the commands below "caddy instantapi", each made in the file
 // of its own concept.
 func subcommands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newSandboxCommand(),
+	}
 }
