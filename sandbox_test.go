@@ -27,7 +27,8 @@ type runningSandbox struct {
 	key    string
 	out    output
 	cancel context.CancelFunc
-	ended  chan error
+	ended  chan struct{}
+	err    error // how it ended
 }
 
 // output is what a program has written so far.
@@ -53,12 +54,15 @@ func (o *output) String() string {
 func startSandbox(t *testing.T, args ...string) *runningSandbox {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	s := &runningSandbox{t: t, key: sandboxKey, cancel: cancel, ended: make(chan error, 1)}
+	s := &runningSandbox{t: t, key: sandboxKey, cancel: cancel, ended: make(chan struct{})}
 	cmd := newSandboxCommand()
 	cmd.SetArgs(append([]string{"--listen", "127.0.0.1:0", "--delay", "0s", "--backoff", "10ms"}, args...))
 	cmd.SetOut(&s.out)
 	cmd.SetErr(&s.out)
-	go func() { s.ended <- cmd.ExecuteContext(ctx) }()
+	go func() {
+		defer close(s.ended)
+		s.err = cmd.ExecuteContext(ctx)
+	}()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the sandbox wrote:\n%s", s.out.String())
@@ -75,10 +79,9 @@ func startSandbox(t *testing.T, args ...string) *runningSandbox {
 func (s *runningSandbox) end() {
 	s.t.Helper()
 	s.cancel()
-	if err, first := <-s.ended; first && err != nil {
-		s.t.Errorf("the sandbox ended with %v", err)
-	} else if first {
-		close(s.ended)
+	<-s.ended
+	if s.err != nil {
+		s.t.Errorf("the sandbox ended with %v", s.err)
 	}
 }
 
@@ -294,8 +297,8 @@ func TestSandboxRetries(t *testing.T) {
 			w.WriteHeader(http.StatusNoContent)
 		}
 	})
-	t.Cleanup(func() { close(release) })
 	s := startSandbox(t, "--timeout", "2s", "--backoff", "200ms")
+	t.Cleanup(func() { close(release) }) // before the sandbox ends, which waits for it
 	id := s.submit(target.URL)
 	for _, line := range []string{
 		" attempt 1: 503 Service Unavailable not  [31mnow, again in ",
@@ -412,10 +415,10 @@ func TestSandboxRegisters(t *testing.T) {
 }
 
 func TestSandboxEndsInOrder(t *testing.T) {
-	release := make(chan struct{})
-	slow := newBackend(t, func(http.ResponseWriter, *http.Request) { <-release })
-	t.Cleanup(func() { close(release) })
+	ctx, release := context.WithCancel(t.Context())
+	slow := newBackend(t, func(http.ResponseWriter, *http.Request) { <-ctx.Done() })
 	s := startSandbox(t, "--backoff", "30s")
+	t.Cleanup(release)
 	going := s.submit(slow.URL)
 	waiting := s.submit("http://" + fixedAddr(t))
 	s.wrote(1, "again in ")
@@ -428,11 +431,11 @@ func TestSandboxEndsInOrder(t *testing.T) {
 		return err != nil
 	})
 	select {
-	case err := <-s.ended:
-		t.Fatalf("it ended with %v in the middle of an attempt", err)
+	case <-s.ended:
+		t.Fatal("it ended in the middle of an attempt")
 	case <-time.After(100 * time.Millisecond):
 	}
-	release <- struct{}{}
+	release()
 	s.end()
 	s.wrote(1, going+" task.completed attempt 1: 200 OK")
 	s.wrote(1, "ended; events undelivered: 1")
@@ -494,6 +497,8 @@ func TestSandboxFlags(t *testing.T) {
 	const hidden = "tell-nobody"
 	t.Setenv("EMPTY", "")
 	t.Setenv("KEY", hidden)
+	ended, end := context.WithCancel(t.Context())
+	end() // so that a sandbox that should not have started goes at once
 	for _, test := range []struct {
 		args []string
 		want string
@@ -525,7 +530,7 @@ func TestSandboxFlags(t *testing.T) {
 		cmd.SetOut(&out)
 		cmd.SetErr(&out)
 		cmd.SetArgs(slices.Concat([]string{"--listen", "127.0.0.1:0"}, test.args))
-		err := cmd.ExecuteContext(timeout(t))
+		err := cmd.ExecuteContext(ended)
 		if err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%q: got %v, want %q", test.args, err, test.want)
 		}
