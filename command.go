@@ -30,5 +30,6 @@ func subcommands() []*cobra.Command {
 		newStatusCommand(),
 		newLookupCommand(),
 		newForgetCommand(),
+		newSandboxCommand(),
 	}
 }

@@ -73,6 +73,7 @@ func TestExamples(t *testing.T) {
 			drive[name](t, caddy)
 		})
 	}
+	t.Run("submit", func(t *testing.T) { testSubmit(t, caddy) })
 	t.Run("README", func(t *testing.T) {
 		t.Parallel()
 		readme, err := os.ReadFile("README.md")
@@ -103,6 +104,11 @@ func testQuickstart(t *testing.T, c exampleCaddy, config string) {
 }
 
 func testExpress(t *testing.T, c exampleCaddy) {
+	port := freePort(t)
+	testTutorialBackend(t, c, "express/Caddyfile", port, startExpress(t, port))
+}
+
+func startExpress(t *testing.T, port string) *process {
 	node, npm := lookPath(t, "node"), lookPath(t, "npm")
 	dir := t.TempDir() // so that npm leaves nothing in the tree
 	if err := os.CopyFS(dir, os.DirFS("examples/express")); err != nil {
@@ -117,15 +123,18 @@ func testExpress(t *testing.T, c exampleCaddy) {
 	if output, err := install.CombinedOutput(); err != nil {
 		missing(t, "npm can't install express here: %v\n%s", err, output)
 	}
-	port := freePort(t)
 	server := exec.Command(node, "server.js")
 	server.Dir = dir
 	server.Env = append(slices.Clone(userEnviron), "PORT="+port)
-	backend := startProcess(t, server, "listening on")
-	testTutorialBackend(t, c, "express/Caddyfile", port, backend)
+	return startProcess(t, server, "listening on")
 }
 
 func testFlask(t *testing.T, c exampleCaddy) {
+	port := freePort(t)
+	testTutorialBackend(t, c, "flask/Caddyfile", port, startFlask(t, port))
+}
+
+func startFlask(t *testing.T, port string) *process {
 	// Debian's own first: it has Flask where apt was asked for it, also on a
 	// machine whose PATH leads to another Python.
 	var python string
@@ -140,11 +149,9 @@ func testFlask(t *testing.T, c exampleCaddy) {
 	if python == "" {
 		missing(t, "there is no python3 with Flask here (Debian: apt install python3-flask)")
 	}
-	port := freePort(t)
 	server := exec.Command(python, "examples/flask/app.py")
 	server.Env = append(slices.Clone(userEnviron), "PORT="+port)
-	backend := startProcess(t, server, "Running on")
-	testTutorialBackend(t, c, "flask/Caddyfile", port, backend)
+	return startProcess(t, server, "Running on")
 }
 
 // testTutorialBackend drives one of the tutorial's backends, which write a line

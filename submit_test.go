@@ -1,0 +1,202 @@
+package instantapi_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// testSubmit goes the whole way: the tutorial's clients hand in tasks, the
+// sandbox takes them, and the tutorial's backends get the results through Caddy.
+// Half of the events are delivered twice, half of the tasks fail, and each
+// backend fails at first at half of the events. All the same it gets each result
+// once.
+func testSubmit(t *testing.T, c exampleCaddy) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		python = lookPath(t, "python")
+	}
+	clients := map[string][]string{
+		"JavaScript": {lookPath(t, "node"), "examples/submit/submit.js"},
+		"Python":     {python, "examples/submit/submit.py"},
+	}
+	for _, backend := range []struct {
+		name, config string
+		start        func(t *testing.T, port string) *process
+	}{
+		{"Express", "express/Caddyfile", startExpress},
+		{"Flask", "flask/Caddyfile", startFlask},
+	} {
+		t.Run(backend.name, func(t *testing.T) {
+			t.Parallel()
+			port := freePort(t)
+			received := backend.start(t, port)
+			c.env = append(slices.Clone(c.env), "PORT="+failFirst(t, port))
+			endpoint := c.run(t, backend.config, nil) + "/webhooks/instantapi"
+			sandbox := startSandbox(t, c, "--register", endpoint)
+
+			const tasksEach = 12
+			inputs := make(map[string]string) // by task
+			for name, command := range clients {
+				for i := range tasksEach {
+					input := fmt.Sprintf("%s %d, \"quoted\", naïve ☃", name, i)
+					inputs[sandbox.submit(t, command, endpoint, input)] = input
+				}
+			}
+			if len(inputs) != len(clients)*tasksEach {
+				t.Fatalf("%d tasks got %d IDs", len(clients)*tasksEach, len(inputs))
+			}
+			sandbox.waitForDeliveries(t, inputs)
+			checkReceived(t, received.output(), inputs)
+			checkSent(t, sandbox.output(), inputs)
+		})
+	}
+}
+
+// sandboxProcess is a `caddy instantapi sandbox`.
+type sandboxProcess struct {
+	*process
+	url string
+}
+
+func startSandbox(t *testing.T, c exampleCaddy, args ...string) sandboxProcess {
+	address := "127.0.0.1:" + freePort(t)
+	cmd := c.command(t, slices.Concat([]string{
+		"instantapi", "sandbox", "--listen", address, "--delay", "10ms", "--backoff", "50ms",
+		"--duplicate-rate", "0.5", "--fail-rate", "0.5", "--secret-env", "INSTANTAPI_WEBHOOK_SECRET",
+	}, args)...)
+	return sandboxProcess{startProcess(t, cmd, "taking tasks on"), "http://" + address}
+}
+
+// submit hands in a task with one of the clients and returns the task's ID.
+func (s sandboxProcess) submit(t *testing.T, client []string, endpoint, input string) (taskID string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), client[0], client[1], "summarize", input)
+	cmd.Env = append(slices.Clone(userEnviron),
+		"INSTANTAPI_URL="+s.url, "INSTANTAPI_API_KEY=demo-key", "INSTANTAPI_WEBHOOK_URL="+endpoint,
+		"no_proxy=127.0.0.1", "PYTHONUTF8=1")
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", client[1], err, output)
+	}
+	return strings.TrimSpace(string(output))
+}
+
+// waitForDeliveries waits until nothing is left to be sent.
+func (s sandboxProcess) waitForDeliveries(t *testing.T, tasks map[string]string) {
+	t.Helper()
+	left := func(output string) (id string) {
+		for id := range tasks {
+			attempts := regexp.MustCompile(id+` task\.\w+( copy \d of 2)? attempt \d+: (.*)`).FindAllStringSubmatch(output, -1)
+			acknowledged, copies := 0, 1
+			for _, attempt := range attempts {
+				if attempt[1] != "" {
+					copies = 2
+				}
+				if strings.HasPrefix(attempt[2], "200 ") {
+					acknowledged++
+				}
+			}
+			if acknowledged != copies {
+				return id
+			}
+		}
+		return ""
+	}
+	for deadline := time.Now().Add(startTimeout); left(s.output()) != ""; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s is not delivered", left(s.output()))
+		}
+	}
+}
+
+// checkReceived checks that each task's result has arrived at the backend, whole
+// and once. The backend writes a line for each event.
+func checkReceived(t *testing.T, output string, inputs map[string]string) {
+	t.Helper()
+	results := make(map[string][]string)
+	for _, line := range regexp.MustCompile(`(?m)^(?:task|ignored)\S* (\S+) (.*)$`).FindAllStringSubmatch(output, -1) {
+		results[line[1]] = append(results[line[1]], line[2])
+	}
+	for id, input := range inputs {
+		if len(results[id]) != 1 {
+			t.Errorf("the result of %s arrived %d times: %q", id, len(results[id]), results[id])
+			continue
+		}
+		var about struct {
+			Result struct {
+				Input string `json:"input"`
+			} `json:"result"`
+		}
+		if err := json.Unmarshal([]byte(results[id][0]), &about); err != nil {
+			t.Fatal(err)
+		}
+		if about.Result.Input != input {
+			t.Errorf("%s was handed in with %q and its result is of %q", id, input, about.Result.Input)
+		}
+	}
+	if len(results) != len(inputs) {
+		t.Errorf("results of %d tasks arrived, want %d", len(results), len(inputs))
+	}
+}
+
+// checkSent checks that it was not all plain sailing. With 24 tasks, chance makes
+// one of these wrong once in some millions of runs.
+func checkSent(t *testing.T, output string, tasks map[string]string) {
+	t.Helper()
+	for what, pattern := range map[string]string{
+		"duplicates":             `attempt \d+: 200 OK {"received": true, "duplicate": true}`,
+		"completed tasks":        `task\.completed.* attempt \d+: 200`,
+		"failed tasks":           `task\.failed.* attempt \d+: 200`,
+		"errors of the backend":  `: 500 Internal Server Error .*, again in`,
+		"connections that broke": `: 502 Bad Gateway, again in`,
+		"unsigned first request": `registering .* unsigned GET: 405`,
+	} {
+		if !regexp.MustCompile(pattern).MatchString(output) {
+			t.Errorf("there are no %s among what was sent for %d tasks", what, len(tasks))
+		}
+	}
+}
+
+// failFirst stands between Caddy and a backend and fails at first at every other
+// event, in turn with an error and without an answer. It returns its port.
+func failFirst(t *testing.T, port string) string {
+	target, err := url.Parse("http://127.0.0.1:" + port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend := httputil.NewSingleHostReverseProxy(target)
+	var mu sync.Mutex
+	seen := make(map[string]bool)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		id := r.Header.Get("Idempotency-Key") // the same for each attempt at an event
+		again := seen[id]
+		seen[id] = true
+		n := len(seen)
+		mu.Unlock()
+		switch {
+		case again || n%2 == 1:
+			backend.ServeHTTP(w, r)
+		case n%4 == 2:
+			_, _ = io.Copy(io.Discard, r.Body)
+			http.Error(w, "at first it fails", http.StatusInternalServerError)
+		default:
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL[strings.LastIndex(server.URL, ":")+1:]
+}
