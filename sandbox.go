@@ -208,8 +208,8 @@ func parseWebhookURL(text string) (*url.URL, error) {
 	return u, nil
 }
 
-// printable is a URL without what may be a password or a token.
-func printable(u *url.URL) string {
+// withoutCredentials is a URL without what may be a password or a token.
+func withoutCredentials(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }
 
@@ -416,7 +416,7 @@ func (s *sandbox) begin(ctx context.Context, event *sandboxEvent) bool {
 		return false
 	}
 	s.pending++
-	s.log.Printf("%s accepted, its event goes to %s in %s", event.taskID, printable(event.webhook), s.delay)
+	s.log.Printf("%s accepted, its event goes to %s in %s", event.taskID, withoutCredentials(event.webhook), s.delay)
 	s.tasks.Go(func() { s.work(ctx, event) })
 	return true
 }
@@ -493,7 +493,7 @@ func (s *sandbox) deliver(ctx context.Context, event *sandboxEvent, what string)
 func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		_, answer := s.send(ctx, method, endpoint, nil, "")
-		s.log.Printf("registering %s, unsigned %s: %s", printable(endpoint), method, answer)
+		s.log.Printf("registering %s, unsigned %s: %s", withoutCredentials(endpoint), method, answer)
 	}
 }
 
