@@ -10,9 +10,8 @@ import (
 	"time"
 )
 
-// profile gives each scenario of the first group two more turns, on servers that
-// watch their locks, and saves what they say of themselves. These turns are not
-// in the report.
+// profile gives each scenario of the first group three more turns, on servers of
+// their own, and saves what these say of themselves. They are not in the report.
 func (b *bench) profile(ctx context.Context) error {
 	if err := os.MkdirAll(b.profiles, 0o755); err != nil {
 		return err
@@ -32,30 +31,42 @@ func (b *bench) profile(ctx context.Context) error {
 }
 
 func (b *bench) profileScenario(ctx context.Context, g group, t *template, s scenario) error {
-	run, err := b.start(ctx, g, t, s, "INSTANTAPI_BENCH_PROFILE=1")
+	seconds := max(1, int(b.duration.Seconds()))
+	for _, turn := range []struct {
+		sets    []string
+		environ []string
+	}{
+		// Alone, because to watch the locks costs CPU time itself.
+		{[]string{fmt.Sprintf("profile?seconds=%d", seconds)}, nil},
+		{[]string{fmt.Sprintf("allocs?seconds=%d", seconds), fmt.Sprintf("mutex?seconds=%d", seconds),
+			fmt.Sprintf("block?seconds=%d", seconds)}, []string{"INSTANTAPI_BENCH_PROFILE=1"}},
+		{[]string{"trace?seconds=1"}, nil},
+	} {
+		if err := b.profileTurn(ctx, g, t, s, turn.sets, turn.environ); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) profileTurn(ctx context.Context, g group, t *template, s scenario, sets, environ []string) error {
+	run, err := b.start(ctx, g, t, s, environ...)
 	if err != nil {
 		return err
 	}
 	defer run.stop()
-	seconds := max(1, int(b.duration.Seconds()))
-	for _, sets := range [][]string{
-		{fmt.Sprintf("profile?seconds=%d", seconds), fmt.Sprintf("allocs?seconds=%d", seconds),
-			fmt.Sprintf("mutex?seconds=%d", seconds), fmt.Sprintf("block?seconds=%d", seconds)},
-		{"trace?seconds=1"}, // alone, because it costs most
-	} {
-		saved := make(chan error, len(sets))
-		time.AfterFunc(run.load().warmup, func() {
-			for _, set := range sets {
-				go func() { saved <- run.save(ctx, set) }()
-			}
-		})
-		if _, err := run.turn(ctx); err != nil {
-			return err
+	saved := make(chan error, len(sets))
+	time.AfterFunc(run.load().warmup, func() {
+		for _, set := range sets {
+			go func() { saved <- run.save(ctx, set) }()
 		}
-		for range sets {
-			if err := <-saved; err != nil {
-				return err
-			}
+	})
+	if _, err := run.turn(ctx); err != nil {
+		return err
+	}
+	for range sets {
+		if err := <-saved; err != nil {
+			return err
 		}
 	}
 	return nil
