@@ -30,8 +30,8 @@ type Statistics struct {
 
 // StoreStats is a [Store] that knows its figures.
 type StoreStats interface {
-	// Statistics is called at most a few times a second, and never for a
-	// request.
+	// Statistics is called when somebody looks, and never for a request to a
+	// guarded endpoint.
 	Statistics() (Statistics, error)
 }
 
