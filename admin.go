@@ -362,7 +362,7 @@ func eventsOf(scope string, fields map[string]jsontext.Value, handlers []*Handle
 			for i, name := range h.DedupeBy {
 				values[i] = complete[name]
 			}
-			id, ok := identifyValues(scope, values)
+			id, ok := identifyFields(scope, values...)
 			if !ok {
 				return nil, errors.New("events with an empty field are told by their whole body: ask by identity")
 			}

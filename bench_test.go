@@ -382,7 +382,7 @@ func BenchmarkGuard(b *testing.B) {
 }
 
 func benchEvent(i int) []byte {
-	return taskEvent("task_" + strconv.Itoa(i) + strings.Repeat("x", 900))
+	return fmt.Appendf(nil, `{"event_type":"task.completed","status":"completed","result":{"text":%q},"task_id":"task_%d"}`, strings.Repeat("x", 900), i)
 }
 
 // discardWriter is an http.ResponseWriter for nobody.

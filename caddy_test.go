@@ -1146,7 +1146,7 @@ func TestIdempotencyKeyStaysTheSame(t *testing.T) {
 	b := newBackend(t, nil)
 	s := run(t, guard(b, "scope example.com/hook"))
 	do(t, signed(s.url("/"), taskEvent("task_1"))).wantForwarded(t)
-	want := identifyFields("example.com/hook", `"task.completed`, `"task_1`).String()
+	want := fieldsIdentity(t, "example.com/hook", `"task.completed"`, `"task_1"`).String()
 	if got := b.deliveries()[0].Header.Get("Idempotency-Key"); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}

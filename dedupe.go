@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -30,16 +31,27 @@ const (
 	identityOfBody   = 'b'
 )
 
-// identifyFields returns the identity of the event with these field values in
-// this scope. Each part has its length in front: "ab" and "c" is not "a" and
-// "bc".
-func identifyFields(scope string, values ...string) Identity {
-	parts := appendPart([]byte{identityOfFields}, scope)
+// identifyFields returns the identity of the event whose fields have these values
+// in this scope. Each part has its length in front: "ab" and "c" is not "a" and
+// "bc". It is not ok where a field says nothing, or can't be told from another.
+func identifyFields(scope string, values ...jsontext.Value) (id Identity, ok bool) {
+	parts := appendPart(append(make([]byte, 0, 256), identityOfFields), scope)
 	for _, value := range values {
-		parts = appendPart(parts, value)
+		length := len(parts)
+		parts = append(parts, make([]byte, lengthSize)...)
+		start := len(parts)
+		// With the kind in front, so that the text "1" is not the number 1.
+		parts, ok = appendText(append(parts, byte(value.Kind())), value)
+		if !ok || len(parts) == start+1 {
+			return Identity{}, false
+		}
+		binary.BigEndian.PutUint64(parts[length:], uint64(len(parts)-start))
 	}
-	return cutDigest(parts)
+	return cutDigest(parts), true
 }
+
+// lengthSize is how many bytes a part's length takes.
+const lengthSize = 8
 
 // identifyBody returns the identity of an event that has no fields to tell it
 // by: what it says, to the byte.
@@ -140,8 +152,8 @@ type claim struct {
 	ledger *ledger
 	id     Identity
 	since  time.Time
-	ended  chan struct{}
-	record *Record // set before ended is closed; nil: the delivery failed
+	ended  chan struct{} // nil as long as nobody waits
+	record *Record       // set before ended is closed; nil: the delivery failed
 }
 
 // earlier is a delivery that was there before.
@@ -189,9 +201,12 @@ func (l *ledger) enter(id Identity) (c *claim, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if c := l.inFlight[id]; c != nil {
+		if c.ended == nil {
+			c.ended = make(chan struct{})
+		}
 		return c, false
 	}
-	c = &claim{ledger: l, id: id, since: time.Now(), ended: make(chan struct{})}
+	c = &claim{ledger: l, id: id, since: time.Now()}
 	l.inFlight[id] = c
 	return c, true
 }
@@ -276,9 +291,11 @@ func (c *claim) release() { c.end(nil) }
 func (c *claim) end(rec *Record) {
 	c.record = rec
 	c.ledger.mu.Lock()
+	defer c.ledger.mu.Unlock()
 	delete(c.ledger.inFlight, c.id)
-	c.ledger.mu.Unlock()
-	close(c.ended)
+	if c.ended != nil {
+		close(c.ended)
+	}
 }
 
 // keep remembers a delivery that the store refused, and sees to it that the

@@ -3,6 +3,7 @@ package instantapi
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,20 +17,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"go.uber.org/zap"
 )
 
 func TestIdentityIsUnambiguous(t *testing.T) {
 	seen := map[Identity]string{}
 	for name, id := range map[string]Identity{
-		"a|b|c":         identifyFields("a", "b", "c"),
-		"ab||c":         identifyFields("ab", "", "c"),
-		"a|bc":          identifyFields("a", "bc"),
-		"a|bc|":         identifyFields("a", "bc", ""),
-		"|a|b|c":        identifyFields("", "a", "b", "c"),
+		"a|b|c":         fieldsIdentity(t, "a", `"b"`, `"c"`),
+		"ab|c":          fieldsIdentity(t, "ab", `"c"`),
+		"a|bc":          fieldsIdentity(t, "a", `"bc"`),
+		"a|b quote c":   fieldsIdentity(t, "a", `"b\"c"`),
+		"|a|b|c":        fieldsIdentity(t, "", `"a"`, `"b"`, `"c"`),
+		"a number":      fieldsIdentity(t, "a", `1`),
+		"its text":      fieldsIdentity(t, "a", `"1"`),
 		"body":          identifyBody("a", []byte("bc")),
 		"body, scope":   identifyBody("ab", []byte("c")),
-		"a field of it": identifyFields("a", string(sha256.New().Sum([]byte("bc")))),
+		"a field of it": fieldsIdentity(t, "a", `"`+hex.EncodeToString(sha256.New().Sum([]byte("bc")))+`"`),
 	} {
 		if other, taken := seen[id]; taken {
 			t.Errorf("%s and %s have the same identity", name, other)
@@ -37,9 +41,23 @@ func TestIdentityIsUnambiguous(t *testing.T) {
 		seen[id] = name
 	}
 	// Across versions an event must keep its identity, or it is new again.
-	if id := identifyFields("example.com/hook", `"task.completed`, `"task_1`).String(); id != "76c113b432e8750ded870abd663ab752" {
+	if id := fieldsIdentity(t, "example.com/hook", `"task.completed"`, `"task_1"`).String(); id != "76c113b432e8750ded870abd663ab752" {
 		t.Errorf("identity became %s", id)
 	}
+}
+
+// fieldsIdentity is the identity of an event with these values.
+func fieldsIdentity(t *testing.T, scope string, values ...string) Identity {
+	t.Helper()
+	var raw []jsontext.Value
+	for _, value := range values {
+		raw = append(raw, jsontext.Value(value))
+	}
+	id, ok := identifyFields(scope, raw...)
+	if !ok {
+		t.Fatalf("%q identify no event", values)
+	}
+	return id
 }
 
 func newTestLedger(store Store) *ledger { return newLedger(store, zap.NewNop) }

@@ -86,16 +86,23 @@ func scanMember(dec *jsontext.Decoder, body []byte, names []string, values []jso
 }
 
 // text returns what a value says: a string's characters, else the JSON itself.
-// Missing, null and "" say nothing. exact is false where a string cannot be
+// Missing, null and "" say nothing.
+func text(value jsontext.Value) string {
+	var room [64]byte
+	said, _ := appendText(room[:0], value)
+	return string(said)
+}
+
+// appendText appends what a value says. exact is false where a string cannot be
 // told from some other one, because characters in it had to be replaced.
-func text(value jsontext.Value) (s string, exact bool) {
+func appendText(dst []byte, value jsontext.Value) (said []byte, exact bool) {
 	switch value.Kind() {
 	case jsontext.KindString:
-		unquoted, err := jsontext.AppendUnquote(nil, value)
-		return string(unquoted), err == nil
+		dst, err := jsontext.AppendUnquote(dst, value)
+		return dst, err == nil
 	case jsontext.KindNull, jsontext.KindInvalid:
-		return "", true
+		return dst, true
 	default:
-		return string(value), true
+		return append(dst, value...), true
 	}
 }

@@ -24,7 +24,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -114,11 +113,12 @@ type Handler struct {
 	// Default: `false`.
 	VerifyOnly bool `json:"verify_only,omitempty"`
 
-	app      *App
-	log      *zap.Logger
-	verifier *Verifier
-	matches  []prometheus.Counter // one a secret
-	fields   []string             // to be read from an event: first the placeholders', then DedupeBy
+	app             *App
+	log             *zap.Logger
+	verifier        *Verifier
+	signatureHeader string               // SignatureHeader as net/http spells it
+	matches         []prometheus.Counter // one a secret
+	fields          []string             // to be read from an event: first the placeholders', then DedupeBy
 }
 
 // CaddyModule returns the Caddy module information.
@@ -170,6 +170,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.verifier, err = NewVerifier(secrets...); err != nil {
 		return fmt.Errorf("secret: %w", err)
 	}
+	h.signatureHeader = http.CanonicalHeaderKey(h.SignatureHeader)
 	h.matches = countersOfSecrets(len(secrets))
 	if err := registerMetrics(ctx); err != nil {
 		return err
@@ -292,7 +293,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer ev.count() // deferred, for handlers that panic
 
 	// Before the body is read: what can be refused for free.
-	signatures := r.Header.Values(h.SignatureHeader)
+	signatures := r.Header[h.signatureHeader]
 	if h.isVerificationRequest(r, signatures) {
 		return h.answer(w, r, ev, answerVerification, nil)
 	}
@@ -310,12 +311,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.answer(w, r, ev, answerForReadError(err), err)
 	}
-	ev.size, ev.bodyRead = len(body), true
-	if err := h.verify(body, signature); err != nil {
+	defer body.release()
+	ev.size, ev.bodyRead = len(body.bytes()), true
+	if err := h.verify(body.bytes(), signature); err != nil {
 		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
-	ev.bodyHash = xxhash.Sum64(body)
-	id, err := h.identify(r, body, ev)
+	ev.bodyHash = xxhash.Sum64(body.bytes())
+	id, err := h.identify(r, body.bytes(), ev)
 	if err != nil {
 		return h.answer(w, r, ev, answerJSON, err)
 	}
@@ -368,7 +370,11 @@ func (h *Handler) isVerificationRequest(r *http.Request, signatures []string) bo
 		return false
 	}
 	body, err := readBody(r, maxVerificationRequest)
-	return err == nil && !mentionsTask(body)
+	if err != nil {
+		return false
+	}
+	defer body.release()
+	return !mentionsTask(body.bytes())
 }
 
 // mentionsTask reports whether an unsigned body could be meant as an event,
@@ -393,39 +399,6 @@ func (h *Handler) allowedMethods() string {
 	return http.MethodPost
 }
 
-// Why a body could not be read to its end.
-var errBodyTooLarge = errors.New("body is larger than max_body_size")
-
-// readBody returns the whole body. Its buffer grows with what arrives, so a
-// sender that announces much and sends little costs little.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength > limit {
-		return nil, errBodyTooLarge
-	}
-	const firstRead = 64 << 10
-	size := int64(4 << 10)
-	if r.ContentLength >= 0 {
-		size = min(r.ContentLength, firstRead-1) + 1 // one more, to see the end without growing
-	}
-	body := make([]byte, 0, size)
-	for {
-		n, err := r.Body.Read(body[len(body):cap(body)])
-		body = body[:len(body)+n]
-		if int64(len(body)) > limit {
-			return nil, errBodyTooLarge
-		}
-		if err == io.EOF {
-			return body, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading the body after %d bytes: %w", len(body), err)
-		}
-		if len(body) == cap(body) {
-			body = slices.Grow(body, len(body))
-		}
-	}
-}
-
 // identify reads the event's fields and returns the identity they give it. It
 // depends on nothing that the signature does not cover, but for the scope.
 func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, error) {
@@ -437,30 +410,13 @@ func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, e
 	if err != nil {
 		return Identity{}, err
 	}
-	ev.eventType, _ = text(values[0])
-	ev.taskID, _ = text(values[1])
-	ev.status, _ = text(values[2])
+	ev.eventType, ev.taskID, ev.status = text(values[0]), text(values[1]), text(values[2])
 
-	id, ok := identifyValues(scope, values[len(eventFields):])
+	id, ok := identifyFields(scope, values[len(eventFields):]...)
 	if !ok {
 		return identifyBody(scope, body), nil
 	}
 	return id, nil
-}
-
-// identifyValues returns the identity of the event whose fields have these
-// values. It is not ok where one says nothing, or can't be told from another.
-func identifyValues(scope string, values []jsontext.Value) (id Identity, ok bool) {
-	parts := make([]string, 0, len(values))
-	for _, value := range values {
-		said, exact := text(value)
-		if said == "" || !exact {
-			return Identity{}, false
-		}
-		// With the kind in front, so that the text "1" is not the number 1.
-		parts = append(parts, string(rune(value.Kind()))+said)
-	}
-	return identifyFields(scope, parts...), true
 }
 
 // isEncoded reports whether the body may be something else than JSON. A body
@@ -496,18 +452,20 @@ func defaultScope(hostport, path string) string {
 }
 
 // prepareForward makes of the request what the next handlers get.
-func prepareForward(r *http.Request, body []byte, id Identity) {
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength = int64(len(body))
+func prepareForward(r *http.Request, body *requestBody, id Identity) {
+	length := len(body.bytes())
+	r.Body = body
+	r.ContentLength = int64(length)
 	r.TransferEncoding = nil
 	r.Trailer = nil
-	r.Header.Set("Content-Length", strconv.Itoa(len(body))) // FastCGI reads it here
-	r.Header.Del("Trailer")
-	r.Header.Del("Expect") // fulfilled: the body has been read
+	delete(r.Header, "Trailer")
+	delete(r.Header, "Expect") // fulfilled: the body has been read
+	delete(r.Header, headerDeduplicated)
 
-	r.Header.Del(headerDeduplicated)
-	r.Header.Set(headerVerified, "true")
-	r.Header.Set(headerIdempotency, id.String())
+	values := []string{strconv.Itoa(length), "true", id.String()} // of one header each
+	r.Header["Content-Length"] = values[0:1:1]                    // FastCGI reads it here
+	r.Header[headerVerified] = values[1:2:2]
+	r.Header[headerIdempotency] = values[2:3:3]
 }
 
 // withoutStore is for a new event that the store can't say anything about. It
@@ -538,9 +496,8 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 
 	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
 	dw := &deliveryWriter{
-		ResponseWriterWrapper: &caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		unhandled:             func() bool { return isUnhandled(r) },
-		delivered:             func(status int) { h.record(r, ev, c, status) },
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h, request: r, event: ev, claim: c,
 	}
 	defer func() { // deferred, for handlers that panic
 		if dw.accepted() {
@@ -616,10 +573,12 @@ func (h *Handler) newRecord(ev *event, status int) Record {
 // deliveryWriter passes an answer on as it comes, but tells of a success before
 // it lets it out.
 type deliveryWriter struct {
-	*caddyhttp.ResponseWriterWrapper
-	delivered func(status int)
-	unhandled func() bool
-	status    int // 0 until there is a final one
+	caddyhttp.ResponseWriterWrapper
+	handler *Handler
+	request *http.Request
+	event   *event
+	claim   *claim // nil: there is nothing to record
+	status  int    // 0 until there is a final one
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
@@ -629,12 +588,12 @@ func (w *deliveryWriter) WriteHeader(status int) {
 	final := status >= 200 || status == http.StatusSwitchingProtocols
 	if final && w.status == 0 {
 		w.status = status
-		if w.accepted() && w.unhandled() {
+		if w.accepted() && isUnhandled(w.request) {
 			// "templates" and others make an answer of what nobody answered.
 			w.status, status = http.StatusBadGateway, http.StatusBadGateway
 		}
 		if w.accepted() {
-			w.delivered(status)
+			w.handler.record(w.request, w.event, w.claim, status)
 		}
 	}
 	w.ResponseWriterWrapper.WriteHeader(status)

@@ -253,9 +253,7 @@ func describeEvent(body []byte) (eventType, taskID string) {
 	if err != nil {
 		return "", ""
 	}
-	eventType, _ = text(values[0])
-	taskID, _ = text(values[1])
-	return eventType, taskID
+	return text(values[0]), text(values[1])
 }
 
 func orNone(s string) string {

@@ -70,6 +70,12 @@ type Verifier struct {
 	states []*sync.Pool
 }
 
+// keyed is an HMAC state with room for its digest.
+type keyed struct {
+	mac hash.Hash
+	sum Signature
+}
+
 // NewVerifier returns a Verifier that accepts a signature made with any of the
 // secrets. Several secrets are how one is rotated: the new one beside the old.
 // The error is [ErrNoSecret].
@@ -83,7 +89,7 @@ func NewVerifier(secrets ...string) (*Verifier, error) {
 			return nil, ErrNoSecret
 		}
 		key := []byte(secret)
-		v.states = append(v.states, &sync.Pool{New: func() any { return hmac.New(sha256.New, key) }})
+		v.states = append(v.states, &sync.Pool{New: func() any { return &keyed{mac: hmac.New(sha256.New, key)} }})
 	}
 	return v, nil
 }
@@ -97,15 +103,14 @@ func NewVerifier(secrets ...string) (*Verifier, error) {
 func (v *Verifier) Verify(body []byte, sig Signature) (secret int, err error) {
 	secret = -1
 	for i, states := range v.states {
-		mac := states.Get().(hash.Hash)
-		mac.Reset()
-		mac.Write(body)
-		var sum Signature
-		mac.Sum(sum[:0])
-		states.Put(mac)
-		if subtle.ConstantTimeCompare(sum[:], sig[:]) == 1 {
+		state := states.Get().(*keyed)
+		state.mac.Reset()
+		state.mac.Write(body)
+		state.mac.Sum(state.sum[:0])
+		if subtle.ConstantTimeCompare(state.sum[:], sig[:]) == 1 {
 			secret = i
 		}
+		states.Put(state)
 	}
 	if secret < 0 {
 		return secret, ErrSignatureMismatch
