@@ -217,6 +217,7 @@ func TestURLMustBeOne(t *testing.T) {
 		"https://example.com:8443/a//b/?": "example.com/a/b",
 		"http://x/a%20b/../c":             "x/c",
 		"http://[::1]:80/a":               "::1/a",
+		"http://[::1]/a":                  "::1/a",
 	} {
 		if got, err := scopeOfURL(s); err != nil || got != want {
 			t.Errorf("scope of %s is %q %v, want %q", s, got, err, want)
