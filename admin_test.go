@@ -513,6 +513,14 @@ func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the new config answers", func() bool { return strings.Count(task().body, `"identity"`) == 1 })
+	// one whose store nobody uses
+	if err := s.load(config(guard(b, "verify_only"))); err != nil {
+		t.Fatal(err)
+	}
+	task().wantError(t, 400, "ask by identity")
+	if got := ask(t, "GET", which(admin, "identity="+strings.Repeat("0", 32)), nil); got.status != 200 {
+		t.Errorf("by identity: got %d %s", got.status, got.body)
+	}
 	// one without a store
 	bare := config(guard(b, "verify_only"))
 	bare = bare[:strings.Index(bare, "\tinstantapi_verify {\n\t\tstore")] + "}\n" + bare[strings.Index(bare, "http://"):]
