@@ -271,6 +271,9 @@ func eventsMeant(rawQuery string, handlers []*Handler) ([]meantEvent, error) {
 		id, err := parseIdentity(query.Get("identity"))
 		return []meantEvent{newMeantEvent(id)}, err
 	}
+	if len(handlers) == 0 {
+		return nil, errors.New("the config has no instantapi_verify that remembers events; ask by identity")
+	}
 	if query.Has("url") == query.Has("scope") {
 		return nil, errors.New("give either the url that the event was sent to, or its scope where the handler has one, or its identity")
 	}

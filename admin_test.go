@@ -217,6 +217,7 @@ func TestURLMustBeOne(t *testing.T) {
 		"https://example.com:8443/a//b/?": "example.com/a/b",
 		"http://x/a%20b/../c":             "x/c",
 		"http://[::1]:80/a":               "::1/a",
+		"http://[::1]/a":                  "::1/a",
 	} {
 		if got, err := scopeOfURL(s); err != nil || got != want {
 			t.Errorf("scope of %s is %q %v, want %q", s, got, err, want)
@@ -420,6 +421,71 @@ func TestForgettingAmongLateRecords(t *testing.T) {
 	}
 }
 
+// A repeat that is being looked up holds a claim, and must not pass for a
+// delivery.
+func TestRepeatsDoNotHideADelivery(t *testing.T) {
+	id := Identity{1}
+	store := &faultyStore{records: map[Identity]Record{id: {Status: 200}}}
+	l := newTestLedger(store)
+	looking, look := make(chan struct{}), make(chan struct{})
+	var lookups atomic.Int32
+	store.set(func(Identity) error {
+		if lookups.Add(1) == 1 { // the repeat's
+			close(looking)
+			<-look
+		}
+		return nil
+	}, nil)
+	var repeat sync.WaitGroup
+	repeat.Go(func() {
+		if _, before, err := l.claim(t.Context(), id, 0); before == nil || err != nil {
+			t.Errorf("repeat: got %v %v, want the delivery", before, err)
+		}
+	})
+	<-looking
+	if known, err := l.ask(id); known.delivered == nil || !known.inFlight.IsZero() || err != nil {
+		t.Errorf("got %+v %v, want the delivery", known, err)
+	}
+	if _, err := l.forget(id); !errors.Is(err, errInFlight) {
+		t.Errorf("forgetting does not end: got %v", err)
+	}
+	forgotten := make(chan error, 1)
+	go func() {
+		_, err := l.forget(id)
+		forgotten <- err
+	}()
+	eventually(t, "forgetting waits", func() bool { return lookups.Load() == 4 })
+	close(look)
+	if err := <-forgotten; err != nil || store.size() != 0 {
+		t.Errorf("forgetting: %v, %d records are left", err, store.size())
+	}
+	repeat.Wait()
+}
+
+// A store without room for more events still says which it has.
+func TestAskingAFullStore(t *testing.T) {
+	known, unknown := Identity{1}, Identity{2}
+	full := fmt.Errorf("%w: 1 B free", errNoSpace)
+	l := newTestLedger(&faultyStore{
+		records: map[Identity]Record{known: {Status: 200}},
+		lookup: func(id Identity) error {
+			if id == unknown {
+				return full
+			}
+			return nil
+		},
+	})
+	if got, err := l.ask(known); got.delivered == nil || err != nil {
+		t.Errorf("got %+v %v, want the delivery", got, err)
+	}
+	if got, err := l.ask(unknown); got != (knowledge{}) || err != nil {
+		t.Errorf("got %+v %v, want nothing", got, err)
+	}
+	if _, _, err := l.claim(t.Context(), unknown, 0); !errors.Is(err, errNoSpace) {
+		t.Errorf("claiming: got %v, want %v", err, errNoSpace)
+	}
+}
+
 func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
 	b := newBackend(t, nil)
 	s, admin := runWithAdmin(t, guard(b, ""))
@@ -447,6 +513,14 @@ func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the new config answers", func() bool { return strings.Count(task().body, `"identity"`) == 1 })
+	// one whose store nobody uses
+	if err := s.load(config(guard(b, "verify_only"))); err != nil {
+		t.Fatal(err)
+	}
+	task().wantError(t, 400, "ask by identity")
+	if got := ask(t, "GET", which(admin, "identity="+strings.Repeat("0", 32)), nil); got.status != 200 {
+		t.Errorf("by identity: got %d %s", got.status, got.body)
+	}
 	// one without a store
 	bare := config(guard(b, "verify_only"))
 	bare = bare[:strings.Index(bare, "\tinstantapi_verify {\n\t\tstore")] + "}\n" + bare[strings.Index(bare, "http://"):]

@@ -234,6 +234,7 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	s.version = max(db.MaxVersion(), coverVersion)
 	db.SetDiscardTs(s.version)
 	s.writer = batcher[badgerEntry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
+	s.writer.gather, _ = time.ParseDuration(os.Getenv("XDELAY"))
 	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil
 }

@@ -3,6 +3,7 @@ package instantapi
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,24 +18,26 @@ var (
 // serves everyone who came during the one before. A lone caller waits for
 // nobody.
 type batcher[T any] struct {
-	commit  func([]T) error // never called twice at the same time
+	commit  func([]T) error // called for one batch after the other, in the order of their beginnings
 	limit   int             // items a commit
+	gather  time.Duration   // see write
 	timeout time.Duration   // of a batch, after which its callers get an answer in any case
 
 	mu      sync.Mutex
 	filling *batch[T]
+	latest  chan struct{} // closed when the latest batch is written; nil: there was none
+	company bool          // the last batch held more than one item
 	closed  bool
 	writes  sync.WaitGroup
-
-	turn sync.Mutex // held while committing
 }
 
 type batch[T any] struct {
 	items   []T
-	errs    []error // nil: all committed
-	ended   chan struct{}
-	overdue chan struct{} // closed when the timeout has passed
-	timer   *time.Timer
+	answers []error       // one an item; nil: all committed
+	ended   chan struct{} // closed when there are answers
+	late    bool          // the answer is errBatchTimeout
+	before  chan struct{} // closed when the batch before is written
+	written chan struct{} // closed when this one is
 }
 
 // add returns when item is committed, with nil, or when it is not.
@@ -54,42 +57,66 @@ func (b *batcher[T]) add(item T) error {
 	}
 	b.mu.Unlock()
 
-	select {
-	case <-mine.ended:
-	case <-mine.overdue:
-		return errBatchTimeout
-	}
-	if mine.errs == nil {
+	<-mine.ended
+	if mine.answers == nil {
 		return nil
 	}
-	return mine.errs[i]
+	return mine.answers[i]
 }
 
 // begin starts a batch, which will be written when the one before is.
 func (b *batcher[T]) begin() *batch[T] {
-	begun := &batch[T]{ended: make(chan struct{}), overdue: make(chan struct{})}
-	begun.timer = time.AfterFunc(b.timeout, func() {
-		b.stopFilling(begun)
-		close(begun.overdue)
-	})
+	begun := &batch[T]{ended: make(chan struct{}), before: b.latest, written: make(chan struct{})}
+	b.latest = begun.written
 	b.writes.Go(func() { b.write(begun) })
 	return begun
 }
 
-// write waits until the batch before is committed, then commits this one.
+// write commits a batch.
 func (b *batcher[T]) write(full *batch[T]) {
-	b.turn.Lock()
-	defer b.turn.Unlock()
+	overdue := time.AfterFunc(b.timeout, func() { b.giveUp(full) })
+	defer overdue.Stop()
+	defer close(full.written)
+	if full.before != nil {
+		<-full.before
+	}
+	b.mu.Lock()
+	if b.company && b.gather > 0 {
+		b.mu.Unlock()
+		time.Sleep(b.gather)
+		b.mu.Lock()
+	}
 	b.stopFilling(full)
-	full.errs = b.commitAll(full.items)
-	full.timer.Stop()
+	b.company = len(full.items) > 1
+	b.mu.Unlock()
+
+	answers := b.commitAll(full.items)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !full.late {
+		full.answers = answers
+		close(full.ended)
+	}
+}
+
+// giveUp answers the callers of a batch that is not written in time. It may be
+// written later all the same.
+func (b *batcher[T]) giveUp(full *batch[T]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	select {
+	case <-full.ended:
+		return
+	default:
+	}
+	b.stopFilling(full)
+	full.late = true
+	full.answers = slices.Repeat([]error{errBatchTimeout}, len(full.items))
 	close(full.ended)
 }
 
 // stopFilling sees to it that nothing is added to the batch any more.
 func (b *batcher[T]) stopFilling(full *batch[T]) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.filling == full {
 		b.filling = nil
 	}

@@ -391,19 +391,23 @@ type knowledge struct {
 	unrecorded bool      // delivered, as only this process knows
 }
 
-// ask returns what is known of an event. It claims nothing.
+// ask returns what is known of an event. It claims nothing. The store is asked
+// also about an event that is in flight: a repeat that is just being looked up
+// has a claim, too.
 func (l *ledger) ask(id Identity) (known knowledge, err error) {
 	l.mu.Lock()
 	c := l.inFlight[id]
 	_, known.unrecorded = l.unrecorded[id]
 	l.mu.Unlock()
-	if c != nil {
+	rec, found, err := l.lookup(id)
+	switch {
+	case found:
+		known.delivered = &rec
+	case c != nil:
 		known.inFlight = c.since
 		return known, nil
-	}
-	rec, found, err := l.lookup(id)
-	if found {
-		known.delivered = &rec
+	case errors.Is(err, errNoSpace) || errors.Is(err, errUnrecordedFull):
+		return known, nil // it could not be recorded, but nobody wants to
 	}
 	return known, err
 }
@@ -412,9 +416,9 @@ func (l *ledger) ask(id Identity) (known knowledge, err error) {
 // returns the delivery, nil if there was none. The error errInFlight means that
 // the event is being delivered just now.
 func (l *ledger) forget(id Identity) (*Record, error) {
-	c, first := l.enter(id)
-	if !first {
-		return nil, errInFlight
+	c, err := l.enterToForget(id)
+	if err != nil {
+		return nil, err
 	}
 	defer c.release() // who comes meanwhile waits
 	rec, found, err := l.lookup(id)
@@ -431,6 +435,34 @@ func (l *ledger) forget(id Identity) (*Record, error) {
 	delete(l.unrecorded, id)
 	l.mu.Unlock()
 	return &rec, nil
+}
+
+// repeatPatience is how long forget waits for the end of a repeat's lookup. What
+// takes longer is a delivery after all, of an event that the store knew nothing of
+// when it was asked because it failed.
+const repeatPatience = time.Second
+
+// enterToForget is enter, but behind repeats that are just being looked up: they
+// are over in a moment, and are no delivery.
+func (l *ledger) enterToForget(id Identity) (*claim, error) {
+	for {
+		c, first := l.enter(id)
+		if first {
+			return c, nil
+		}
+		known, err := l.ask(id)
+		if err != nil {
+			return nil, err
+		}
+		if known.delivered == nil {
+			return nil, errInFlight
+		}
+		select {
+		case <-c.ended:
+		case <-time.After(repeatPatience):
+			return nil, errInFlight
+		}
+	}
 }
 
 // close ends the ledger and its store. Nobody may hold a claim any more.

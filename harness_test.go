@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 	for _, name := range []string{"XDG_DATA_HOME", "XDG_CONFIG_HOME", "HOME", "AppData"} {
 		os.Setenv(name, home)
 	}
+	caddy.DefaultStorage.Path = caddy.AppDataDir() // made before this
 	code := m.Run()
 	os.RemoveAll(home)
 	os.Exit(code)

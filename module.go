@@ -444,8 +444,8 @@ func (h *Handler) scopeOf(r *http.Request) string {
 // others for the same, so a replay must not get a scope of its own by them.
 func defaultScope(hostport, path string) string {
 	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = hostport
+	if err != nil { // there is no port
+		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 	}
 	path = caddyhttp.CleanPath(path, true)
 	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
