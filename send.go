@@ -1,7 +1,6 @@
 package instantapi
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,7 +18,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -39,14 +36,11 @@ const (
 const (
 	maxRequests    = 10_000_000
 	maxConcurrency = 1000
-
-	maxAnswer      = 64 << 10 // bytes of an answer that are read
-	maxAnswerShown = 200      // characters of it that are printed
 )
 
 // sendCommand is `caddy instantapi send` with its flags.
 type sendCommand struct {
-	secrets           secretFlags
+	secrets           credentialFlags
 	url, header       string
 	file              string
 	eventType, taskID string
@@ -91,7 +85,7 @@ Exit status:
   caddy instantapi send --secret demo-secret --count 1000 --concurrency 32`,
 		Args: noArguments,
 	}
-	s.secrets.register(cmd)
+	s.secrets.register(cmd, "secret", secretUsage)
 	flags := cmd.Flags()
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
 	flags.StringVar(&s.header, "signature-header", DefaultSignatureHeader, "`name` of the header for the signature, as in the guard's signature_header")
@@ -104,8 +98,7 @@ Exit status:
 	flags.IntVar(&s.concurrency, "concurrency", 8, "with --count, make `n` requests at the same time")
 	flags.Float64Var(&s.rate, "rate", 0, "with --count, make at most `n` requests a second (default no limit)")
 	flags.DurationVar(&s.timeout, "timeout", 30*time.Second, "how long to wait for each answer")
-	flags.BoolVar(&s.json, "json", false, "print JSON, see above")
-	cmd.MarkFlagsMutuallyExclusive("secret", "secret-env")
+	flags.BoolVar(&s.json, "json", false, "print JSON for scripts, see above")
 	for _, pair := range [][2]string{
 		{"file", "event-type"}, {"file", "task-id"}, {"count", "file"}, {"count", "task-id"},
 	} {
@@ -152,7 +145,7 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	if err := s.check(cmd.Flags()); err != nil {
 		return 1, err
 	}
-	secret, err := s.secrets.one()
+	secret, err := s.secrets.one("")
 	if err != nil {
 		return 1, err
 	}
@@ -192,34 +185,10 @@ func (s *sendCommand) event(cmd *cobra.Command) ([]byte, error) {
 	if taskID == "" {
 		taskID = newTaskID()
 	}
-	return sampleEvent(s.eventType, taskID), nil
+	return sampleEvent(s.eventType, taskID, sampleText, nil)
 }
 
-func newTaskID() string { return "task_" + strings.ToLower(rand.Text()) }
-
-// sampleEvent returns the body of an event like the sender's.
-func sampleEvent(eventType, taskID string) []byte {
-	type usage struct {
-		Cost float64 `json:"cost"`
-	}
-	sample := struct {
-		EventType string            `json:"event_type"`
-		TaskID    string            `json:"task_id"`
-		Status    string            `json:"status"`
-		Result    map[string]string `json:"result"`
-		Usage     usage             `json:"usage"`
-	}{
-		eventType, taskID, strings.TrimPrefix(eventType, "task."), map[string]string{"text": "Hello"}, usage{0.01},
-	}
-	if eventType == "task.failed" {
-		sample.Result, sample.Usage.Cost = map[string]string{"error": "The model did not answer in time"}, 0
-	}
-	body, err := json.Marshal(sample)
-	if err != nil {
-		panic(err) // can't happen: text and a number
-	}
-	return body
-}
+const sampleText = "Made up by caddy instantapi send"
 
 // sendOne sends one event and its repeats, and prints each answer.
 func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, p *poster, body []byte) (int, error) {
@@ -285,7 +254,10 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	for range min(s.concurrency, s.count) {
 		senders.Go(func() {
 			for n := taken.Add(1); n <= int64(s.count); n = taken.Add(1) {
-				body := sampleEvent(s.eventType, taskID(n))
+				body, err := sampleEvent(s.eventType, taskID(n), sampleText, nil)
+				if err != nil {
+					panic(err) // can't happen: there is no input that could be too deep
+				}
 				for range s.repeat + 1 {
 					if limiter.Wait(ctx) != nil {
 						return
@@ -351,7 +323,7 @@ func (s *sendCommand) verdict(t *tally) (int, error) {
 	}
 }
 
-// poster posts signed bodies to an endpoint.
+// poster posts signed events to an endpoint.
 type poster struct {
 	client        *http.Client
 	url, shownURL string // the latter without a password
@@ -360,19 +332,7 @@ type poster struct {
 }
 
 func newPoster(s *sendCommand, secret string) *poster {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = s.concurrency, s.concurrency
-	p := &poster{
-		client: &http.Client{
-			Transport: transport,
-			Timeout:   s.timeout,
-			// An answer that says "elsewhere" is no delivery.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		url:    s.url,
-		header: s.header,
-		secret: secret,
-	}
+	p := &poster{client: webhookClient(s.timeout), url: s.url, header: s.header, secret: secret}
 	if target, err := url.Parse(s.url); err == nil {
 		p.shownURL = target.Redacted()
 	}
@@ -404,51 +364,30 @@ func (p *poster) post(ctx context.Context, body []byte) posted {
 }
 
 func (p *poster) exchange(ctx context.Context, body []byte) posted {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+	r, err := webhookRequest(ctx, http.MethodPost, p.url, body)
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}
-	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(p.header, Sign(p.secret, body))
-	response, err := p.client.Do(r)
-	if err != nil {
-		return posted{Outcome: outcomeNoAnswer, Error: p.describe(err)}
+	status, answer, err := exchange(p.client, r)
+	switch {
+	case err != nil:
+		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
+	case status/100 != 2:
+		return posted{Status: status, Answer: answer, Outcome: outcomeRefused}
+	case saysDuplicate(answer):
+		return posted{Status: status, Answer: answer, Outcome: outcomeDuplicate.String()}
+	default:
+		return posted{Status: status, Answer: answer, Outcome: outcomeForwarded.String()}
 	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return posted{Outcome: outcomeNoAnswer, Error: p.describe(err)}
-	}
-	got := posted{Status: response.StatusCode, Answer: string(answer), Outcome: outcomeRefused}
-	if location := response.Header.Get("Location"); got.Status/100 == 3 && location != "" {
-		got.Answer = "redirected to " + location + ", which senders need not follow"
-	}
-	if got.Status/100 == 2 {
-		got.Outcome = outcomeForwarded.String()
-		if saysDuplicate(answer) {
-			got.Outcome = outcomeDuplicate.String()
-		}
-	}
-	return got
 }
 
 // saysDuplicate reports whether an answer is the guard's to a repeat.
-func saysDuplicate(answer []byte) bool {
+func saysDuplicate(answer string) bool {
 	var said struct {
 		Duplicate bool `json:"duplicate"`
 	}
-	return json.Unmarshal(answer, &said) == nil && said.Duplicate
-}
-
-// describe leaves out of an error what is known: the method and the URL.
-func (p *poster) describe(err error) string {
-	if failed, ok := errors.AsType[net.Error](err); ok && failed.Timeout() {
-		return fmt.Sprintf("no whole answer within %s", p.client.Timeout)
-	}
-	if failed, ok := errors.AsType[*url.Error](err); ok {
-		err = failed.Err
-	}
-	return err.Error()
+	return json.Unmarshal([]byte(answer), &said) == nil && said.Duplicate
 }
 
 // String is the line that is printed for a person.
@@ -458,22 +397,6 @@ func (got posted) String() string {
 		status, outcome, said = "---", "no answer", got.Error
 	}
 	return fmt.Sprintf("%s %-10s  %s  %s", status, outcome, printable(said), inUnits(got.Seconds))
-}
-
-// printable makes one short line of what someone else has written: no answer may
-// move the cursor.
-func printable(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-	if short := []rune(s); len(short) > maxAnswerShown {
-		s = string(short[:maxAnswerShown]) + "..."
-	}
-	return s
 }
 
 func inUnits(seconds float64) string {
