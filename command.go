@@ -149,7 +149,7 @@ func (c *credentialFlags) register(cmd *cobra.Command, name, usage string) {
 	c.name = name
 	cmd.Flags().StringArrayVar(&c.values, name, nil,
 		usage+"; other users of the machine can see it in the list of processes, so use --"+name+"-env for a real one")
-	cmd.Flags().StringArrayVar(&c.variables, name+"-env", nil, "`name` of the environment variable that holds it")
+	cmd.Flags().StringArrayVar(&c.variables, name+"-env", nil, "the `name` of an environment variable that holds the "+name)
 }
 
 // all returns what was given, none of it empty.

@@ -63,10 +63,8 @@ twice as long, and so on up to ` + sandboxMaxPause.String() + `, each give or ta
 there is one line with what came of it. What is not delivered when the sandbox
 ends is lost.
 
-Others can see --key and --secret in the list of processes: for any that are not
-made up there are --key-env and --secret-env. Where others than this machine can
-reach the sandbox, it wants a key of its own: who has the key can make it send
-requests anywhere.`,
+Where others than this machine can reach the sandbox, it wants a key of its own:
+who has the key can make it send requests anywhere.`,
 		Example: `  caddy instantapi sandbox --duplicate-rate 0.5 --fail-rate 0.2`,
 		Args:    noArguments,
 	}
@@ -80,7 +78,7 @@ requests anywhere.`,
 	flags.Float64Var(&s.failRate, "fail-rate", 0, "the `share` of the tasks that fail, from 0 to 1")
 	flags.Float64Var(&s.duplicateRate, "duplicate-rate", 0, "the `share` of the events that are delivered twice, from 0 to 1")
 	flags.DurationVar(&s.timeout, "timeout", 10*time.Second, "how long an attempt waits for the answer")
-	flags.UintVar(&s.attempts, "attempts", 8, "`how many` times it attempts to deliver an event")
+	flags.UintVar(&s.attempts, "attempts", 8, "make at most `n` attempts to deliver an event")
 	flags.DurationVar(&s.backoff, "backoff", 500*time.Millisecond, "the pause before the second attempt")
 
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
