@@ -262,6 +262,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 					if limiter.Wait(ctx) != nil {
 						return
 					}
+					t.begin(n)
 					got := p.post(ctx, body)
 					if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 						t.cutOff.Add(1)
@@ -277,7 +278,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	_ = bar.Finish()
 
 	sum := t.summary(time.Since(started))
-	sum.URL, sum.FirstTask, sum.LastTask = p.shownURL, taskID(1), taskID(min(taken.Load(), int64(s.count)))
+	sum.URL, sum.FirstTask, sum.LastTask = p.shownURL, taskID(1), taskID(t.last)
 	if s.json {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
 			return 1, err
@@ -418,11 +419,18 @@ type tally struct {
 	statuses   map[int]int
 	latencies  []float64 // in seconds, of those that were answered
 	firstError string
+	last       int64        // of the events that were begun to be sent
 	cutOff     atomic.Int64 // by Ctrl-C, so that nobody knows what came of them
 }
 
 func newTally() *tally {
 	return &tally{outcomes: make(map[string]int), statuses: make(map[int]int)}
+}
+
+func (t *tally) begin(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = max(t.last, n)
 }
 
 func (t *tally) add(got posted) {

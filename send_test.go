@@ -399,6 +399,23 @@ func TestSendSumsUpWhenInterrupted(t *testing.T) {
 	}
 }
 
+// TestSendNamesOnlyWhatItHasSent interrupts it while most of its senders wait for
+// their turn.
+func TestSendNamesOnlyWhatItHasSent(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process can't be interrupted here")
+	}
+	b := newBackend(t, nil)
+	cmd := instantapiCommand(t, "send", "--url", b.URL, "--secret", testSecret, "--count", "100", "--concurrency", "8", "--rate", "0.01")
+	finish(t, cmd, func() {
+		eventually(t, "the first event is there", func() bool { return len(b.deliveries()) == 1 })
+		time.Sleep(100 * time.Millisecond) // for its answer, and the other senders
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+	}).want(t, 1, "_1 to task_", "_1\n", "forwarded          1")
+}
+
 // TestReadmeTryIt does what the README's "Try it" says, and compares what is
 // printed. Only the ports are others.
 func TestReadmeTryIt(t *testing.T) {
