@@ -109,7 +109,7 @@ who has the key can make it send requests anywhere.`,
 		defer stop()
 		context.AfterFunc(ctx, stop) // so that a second signal ends it at once
 
-		s.client = webhookClient(s.timeout)
+		s.client = webhookClient()
 		s.log = log.New(cmd.OutOrStdout(), "", log.Ltime)
 		if target != nil {
 			s.register(ctx, target)
@@ -362,7 +362,7 @@ func (s *sandbox) begin(ctx context.Context, event *sandboxEvent) bool {
 		return false
 	}
 	s.pending++
-	s.log.Printf("%s accepted, its event goes to %s in %s", event.taskID, withoutCredentials(event.webhook), s.delay)
+	s.log.Printf("%s accepted, in %s %s gets %s", event.taskID, s.delay, withoutCredentials(event.webhook), printable(string(event.body)))
 	s.tasks.Go(func() { s.work(ctx, event) })
 	return true
 }
@@ -454,7 +454,7 @@ func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body
 		r.Header.Set(DefaultSignatureHeader, signature)
 	}
 	// It is acknowledged by its status; a body that ends early changes nothing.
-	status, answer, err = exchange(s.client, r)
+	status, answer, err = exchange(s.client, r, s.timeout)
 	if status == 0 {
 		return 0, printable("no answer: " + err.Error())
 	}

@@ -233,6 +233,7 @@ func TestSandboxEvent(t *testing.T) {
 			s.wrote(1, id+" "+test.eventType+" attempt 1: 200 OK from the backend")
 
 			got := target.deliveries()[0]
+			s.wrote(1, id+" accepted, in 0s "+target.URL+"/hook gets "+string(got.body))
 			if got.Method != http.MethodPost || got.RequestURI != "/hook?a=b" || got.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("got %s %s with Content-Type %q", got.Method, got.RequestURI, got.Header.Get("Content-Type"))
 			}

@@ -40,6 +40,9 @@ const (
 
 // sendCommand is `caddy instantapi send` with its flags.
 type sendCommand struct {
+	client *http.Client
+	secret string
+
 	secrets           credentialFlags
 	url, header       string
 	file              string
@@ -54,7 +57,7 @@ type sendCommand struct {
 }
 
 func newSendCommand() *cobra.Command {
-	s := new(sendCommand)
+	s := &sendCommand{client: webhookClient()}
 	cmd := &cobra.Command{
 		Use:   "send (--secret <secret> | --secret-env <name>) [--url <url>] [--file <path>] [--repeat <n>] [--forge] [--count <n>]",
 		Short: "Signs events and posts them to a webhook endpoint",
@@ -145,19 +148,18 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	if err := s.check(cmd.Flags()); err != nil {
 		return 1, err
 	}
-	secret, err := s.secrets.one("")
-	if err != nil {
+	var err error
+	if s.secret, err = s.secrets.one(""); err != nil {
 		return 1, err
 	}
 	if s.forge {
 		// Not a digit off the right signature: it would travel, and be logged.
-		secret = rand.Text()
+		s.secret = rand.Text()
 	}
-	p := newPoster(s, secret)
 	if cmd.Flags().Changed("count") {
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
-		return s.sendMany(ctx, cmd, p)
+		return s.sendMany(ctx, cmd)
 	}
 	body, err := s.event(cmd)
 	if err != nil {
@@ -165,7 +167,7 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	}
 	ctx, stop := interruptible(cmd.Context())
 	defer stop()
-	return s.sendOne(ctx, cmd, p, body)
+	return s.sendOne(ctx, cmd, body)
 }
 
 // interruptible returns a context that Ctrl-C ends. A second one ends the
@@ -191,7 +193,7 @@ func (s *sendCommand) event(cmd *cobra.Command) ([]byte, error) {
 const sampleText = "Made up by caddy instantapi send"
 
 // sendOne sends one event and its repeats, and prints each answer.
-func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, p *poster, body []byte) (int, error) {
+func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, body []byte) (int, error) {
 	out := cmd.OutOrStdout()
 	eventType, taskID := describeEvent(body)
 	if !s.json {
@@ -199,7 +201,7 @@ func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, p *poster
 	}
 	t := newTally()
 	for range s.repeat + 1 {
-		got := p.post(ctx, body)
+		got := s.post(ctx, body)
 		if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 			return 1, fmt.Errorf("interrupted after %d of %d requests", t.requests(), s.repeat+1)
 		}
@@ -236,7 +238,7 @@ func orNone(s string) string {
 
 // sendMany sends distinct events, and prints a summary in the end, also when
 // it is interrupted.
-func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poster) (int, error) {
+func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, error) {
 	limit := rate.Inf
 	if s.rate > 0 {
 		limit = rate.Limit(s.rate)
@@ -263,7 +265,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 						return
 					}
 					t.begin(n)
-					got := p.post(ctx, body)
+					got := s.post(ctx, body)
 					if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 						t.cutOff.Add(1)
 						return
@@ -278,7 +280,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	_ = bar.Finish()
 
 	sum := t.summary(time.Since(started))
-	sum.URL, sum.FirstTask, sum.LastTask = p.shownURL, taskID(1), taskID(t.last)
+	sum.URL, sum.FirstTask, sum.LastTask = s.shownURL(), taskID(1), taskID(t.last)
 	if s.json {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
 			return 1, err
@@ -305,6 +307,15 @@ func newProgressBar(out io.Writer, total int) *progressbar.ProgressBar {
 	)
 }
 
+// shownURL is the URL without its password.
+func (s *sendCommand) shownURL() string {
+	target, err := url.Parse(s.url)
+	if err != nil {
+		return "" // can't happen, it has been checked
+	}
+	return target.Redacted()
+}
+
 // verdict returns the exit status for what was answered.
 func (s *sendCommand) verdict(t *tally) (int, error) {
 	unexpected := t.count(outcomeRefused)
@@ -324,22 +335,6 @@ func (s *sendCommand) verdict(t *tally) (int, error) {
 	}
 }
 
-// poster posts signed events to an endpoint.
-type poster struct {
-	client        *http.Client
-	url, shownURL string // the latter without a password
-	header        string
-	secret        string
-}
-
-func newPoster(s *sendCommand, secret string) *poster {
-	p := &poster{client: webhookClient(s.timeout), url: s.url, header: s.header, secret: secret}
-	if target, err := url.Parse(s.url); err == nil {
-		p.shownURL = target.Redacted()
-	}
-	return p
-}
-
 // The outcomes that only who sends an event can tell.
 const (
 	outcomeRefused  = "refused"
@@ -357,30 +352,26 @@ type posted struct {
 }
 
 // post sends a body, signed, and reads the answer.
-func (p *poster) post(ctx context.Context, body []byte) posted {
+func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	started := time.Now()
-	got := p.exchange(ctx, body)
-	got.Seconds = time.Since(started).Seconds()
-	return got
-}
-
-func (p *poster) exchange(ctx context.Context, body []byte) posted {
-	r, err := webhookRequest(ctx, http.MethodPost, p.url, body)
+	defer func() { got.Seconds = time.Since(started).Seconds() }()
+	r, err := webhookRequest(ctx, http.MethodPost, s.url, body)
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}
-	r.Header.Set(p.header, Sign(p.secret, body))
-	status, answer, err := exchange(p.client, r)
-	switch {
-	case err != nil:
+	r.Header.Set(s.header, Sign(s.secret, body))
+	status, answer, err := exchange(s.client, r, s.timeout)
+	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
-	case status/100 != 2:
-		return posted{Status: status, Answer: answer, Outcome: outcomeRefused}
-	case saysDuplicate(answer):
-		return posted{Status: status, Answer: answer, Outcome: outcomeDuplicate.String()}
-	default:
-		return posted{Status: status, Answer: answer, Outcome: outcomeForwarded.String()}
 	}
+	got = posted{Status: status, Answer: answer, Outcome: outcomeRefused}
+	if status/100 == 2 {
+		got.Outcome = outcomeForwarded.String()
+		if saysDuplicate(answer) {
+			got.Outcome = outcomeDuplicate.String()
+		}
+	}
+	return got
 }
 
 // saysDuplicate reports whether an answer is the guard's to a repeat.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -57,16 +56,14 @@ func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, 
 	return json.Marshal(event, anyText)
 }
 
-// webhookClient returns a client that waits so long for an answer. It follows no
-// redirect: an answer that says "elsewhere" is no delivery, and who names the URL
-// need not be who answers there.
-func webhookClient(patience time.Duration) *http.Client {
+// webhookClient returns a client that follows no redirect: an answer that says
+// "elsewhere" is no delivery, and who names the URL need not be who answers there.
+func webhookClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = maxConcurrency, maxConcurrency
 	transport.MaxResponseHeaderBytes = maxAnswer
 	return &http.Client{
 		Transport:     transport,
-		Timeout:       patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 }
@@ -83,28 +80,26 @@ func webhookRequest(ctx context.Context, method, url string, body []byte) (*http
 // exchange makes a request and reads the answer. An error says why there is none,
 // or not a whole one, without the URL: there may be a password in it. The status
 // is 0 only if none came.
-func exchange(client *http.Client, r *http.Request) (status int, answer string, err error) {
-	response, err := client.Do(r)
+func exchange(client *http.Client, r *http.Request, timeout time.Duration) (status int, answer string, err error) {
+	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	defer cancel()
+	response, err := client.Do(r.WithContext(ctx))
+	var body []byte
+	if err == nil {
+		defer response.Body.Close()
+		status = response.StatusCode
+		body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	}
 	if err != nil {
-		return 0, "", withoutURL(client, err)
+		if ctx.Err() == context.DeadlineExceeded {
+			err = fmt.Errorf("no whole answer within %s", timeout)
+		} else if failed, ok := errors.AsType[*url.Error](err); ok {
+			err = failed.Err
+		}
+		return status, string(body), err
 	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return response.StatusCode, string(body), withoutURL(client, err)
+	if location := response.Header.Get("Location"); status/100 == 3 && location != "" {
+		return status, "redirected to " + location + ", which senders need not follow", nil
 	}
-	if location := response.Header.Get("Location"); response.StatusCode/100 == 3 && location != "" {
-		return response.StatusCode, "redirected to " + location + ", which senders need not follow", nil
-	}
-	return response.StatusCode, string(body), nil
-}
-
-func withoutURL(client *http.Client, err error) error {
-	if failed, ok := errors.AsType[net.Error](err); ok && failed.Timeout() {
-		return fmt.Errorf("no whole answer within %s", client.Timeout)
-	}
-	if failed, ok := errors.AsType[*url.Error](err); ok {
-		return failed.Err
-	}
-	return err
+	return status, string(body), nil
 }
