@@ -169,15 +169,6 @@ func (s *sandbox) validate() error {
 	return nil
 }
 
-// parseWebhookURL parses a URL that events can be sent to.
-func parseWebhookURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("must be an absolute http or https URL") // url's own error would repeat it
-	}
-	return u, nil
-}
-
 // withoutCredentials is a URL without what may be a password or a token, for a
 // person to read.
 func withoutCredentials(u *url.URL) string {
@@ -446,7 +437,7 @@ func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 // send makes a request, signed if there is a signature, and returns the answer's
 // status, 0 if there is none, and the answer or the reason for a person to read.
 func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body []byte, signature string) (status int, answer string) {
-	r, err := webhookRequest(ctx, method, target.String(), body)
+	r, err := webhookRequest(ctx, method, target, body)
 	if err != nil {
 		return 0, "no request can be made of its URL"
 	}

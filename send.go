@@ -41,6 +41,7 @@ const (
 // sendCommand is `caddy instantapi send` with its flags.
 type sendCommand struct {
 	client *http.Client
+	target *url.URL
 	secret string
 
 	secrets           credentialFlags
@@ -113,10 +114,7 @@ Exit status:
 
 // check refuses what makes no sense.
 func (s *sendCommand) check(flags *pflag.FlagSet) error {
-	target, err := url.Parse(s.url)
 	switch {
-	case err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https":
-		return errors.New("--url must be a URL with http:// or https:// in front")
 	case s.header == "" || strings.Trim(s.header, tokenCharacters) != "":
 		return fmt.Errorf("--signature-header: %q is not a header name", s.header)
 	case flags.Changed("file") && s.file == "":
@@ -149,6 +147,9 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 		return 1, err
 	}
 	var err error
+	if s.target, err = parseWebhookURL(s.url); err != nil {
+		return 1, fmt.Errorf("--url %v", err)
+	}
 	if s.secret, err = s.secrets.one(""); err != nil {
 		return 1, err
 	}
@@ -280,7 +281,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 	_ = bar.Finish()
 
 	sum := t.summary(time.Since(started))
-	sum.URL, sum.FirstTask, sum.LastTask = s.shownURL(), taskID(1), taskID(t.last)
+	sum.URL, sum.FirstTask, sum.LastTask = s.target.Redacted(), taskID(1), taskID(t.last)
 	if s.json {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
 			return 1, err
@@ -305,15 +306,6 @@ func newProgressBar(out io.Writer, total int) *progressbar.ProgressBar {
 		progressbar.OptionThrottle(100*time.Millisecond),
 		progressbar.OptionClearOnFinish(),
 	)
-}
-
-// shownURL is the URL without its password.
-func (s *sendCommand) shownURL() string {
-	target, err := url.Parse(s.url)
-	if err != nil {
-		return "" // can't happen, it has been checked
-	}
-	return target.Redacted()
 }
 
 // verdict returns the exit status for what was answered.
@@ -355,7 +347,7 @@ type posted struct {
 func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	started := time.Now()
 	defer func() { got.Seconds = time.Since(started).Seconds() }()
-	r, err := webhookRequest(ctx, http.MethodPost, s.url, body)
+	r, err := webhookRequest(ctx, http.MethodPost, s.target, body)
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}

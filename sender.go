@@ -56,6 +56,15 @@ func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, 
 	return json.Marshal(event, anyText)
 }
 
+// parseWebhookURL parses a URL that events can be sent to.
+func parseWebhookURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
+		return nil, errors.New("must be an absolute http or https URL") // url's own error would repeat it
+	}
+	return u, nil
+}
+
 // webhookClient returns a client that follows no redirect: an answer that says
 // "elsewhere" is no delivery, and who names the URL need not be who answers there.
 func webhookClient() *http.Client {
@@ -69,8 +78,8 @@ func webhookClient() *http.Client {
 }
 
 // webhookRequest returns a request as the sender makes it, but for the signature.
-func webhookRequest(ctx context.Context, method, url string, body []byte) (*http.Request, error) {
-	r, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+func webhookRequest(ctx context.Context, method string, target *url.URL, body []byte) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err == nil && body != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}

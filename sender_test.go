@@ -14,13 +14,17 @@ func TestExchangeBlamesTheRightTimeout(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(release) })
+	target, err := parseWebhookURL(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	client := webhookClient()
 	client.Transport.(*http.Transport).ResponseHeaderTimeout = 10 * time.Millisecond
 	for timeout, want := range map[time.Duration]string{
 		time.Minute:     "timeout awaiting response headers",
 		time.Nanosecond: "no whole answer within 1ns",
 	} {
-		r, err := webhookRequest(t.Context(), http.MethodPost, server.URL, nil)
+		r, err := webhookRequest(t.Context(), http.MethodPost, target, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
