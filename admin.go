@@ -508,12 +508,12 @@ Exit status: 0 forgotten, 4 not known, 5 being delivered, 1 an error.`,
 
 func addWhichFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.String("url", "", "URL that the event was sent to")
-	flags.String("scope", "", "Scope of the handler, if it has one of its own")
-	flags.String("event-type", "", "The event's event_type")
-	flags.String("task-id", "", "The event's task_id")
-	flags.StringArray("field", nil, "Another field of the event, name=text or name:=JSON; may be repeated")
-	flags.String("identity", "", "The event's Idempotency-Key, instead of all others")
+	flags.String("url", "", "the `URL` that the event was sent to")
+	flags.String("scope", "", "the handler's `scope`, if it has one of its own")
+	flags.String("event-type", "", "the event's `type`")
+	flags.String("task-id", "", "the event's task_id, any `text`")
+	flags.StringArray("field", nil, "another `field` of the event, name=text or name:=JSON; may be repeated")
+	flags.String("identity", "", "the event's Idempotency-Key, 32 `hex` digits, instead of all others")
 }
 
 // adminClient asks a running Caddy.
@@ -527,11 +527,12 @@ type adminClient struct {
 // have.
 func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer) (exitStatus int, err error)) *cobra.Command {
 	flags := cmd.Flags()
-	flags.Bool("json", false, "Write JSON, as the admin API does")
-	flags.String("address", "", "Address of the administration API listener, if not the default")
-	flags.StringP("config", "c", "", "Configuration file (if --address is not used)")
-	flags.StringP("adapter", "a", "", "Name of config adapter to apply (if --config is used)")
-	wrapped := caddycmd.WrapCommandFuncForCobra(func(flags caddycmd.Flags) (int, error) {
+	flags.Bool("json", false, "print JSON, as the admin API does")
+	flags.String("address", "", "the `address` of Caddy's admin endpoint, if it is not the default")
+	flags.StringP("config", "c", "", "the `path` of the configuration, to find the address in, without --address")
+	flags.StringP("adapter", "a", "", "the `name` of the configuration's adapter")
+	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
+		flags := caddycmd.Flags{FlagSet: cmd.Flags()}
 		address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
 		if err != nil {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("couldn't determine admin API address: %v", err)
@@ -539,10 +540,6 @@ func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer)
 		admin := adminClient{address: address, flags: flags, json: flags.Bool("json")}
 		return run(admin, cmd.OutOrStdout())
 	})
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		cmd.SilenceErrors = true // an exit status is no error, and errors are logged
-		return wrapped(cmd, args)
-	}
 	return cmd
 }
 

@@ -59,6 +59,9 @@ func TestAdminCommands(t *testing.T) {
 			t.Errorf("%q: exit status %d and errors %q", args, status, &stderr)
 		}
 		if status == 1 {
+			if !strings.Contains(stderr.String(), "Error: ") {
+				t.Errorf("%q: it is not said for a person: %s", args, &stderr)
+			}
 			return stderr.String()
 		}
 		return string(out)

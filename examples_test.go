@@ -74,6 +74,7 @@ func TestExamples(t *testing.T) {
 		})
 	}
 	t.Run("submit", func(t *testing.T) { testSubmit(t, caddy) })
+	t.Run("submit errors", testSubmitErrors)
 	t.Run("README", func(t *testing.T) {
 		t.Parallel()
 		readme, err := os.ReadFile("README.md")

@@ -1,9 +1,7 @@
 package instantapi
 
 import (
-	"bytes"
 	"context"
-	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -20,7 +18,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unicode"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/go-json-experiment/json"
@@ -36,12 +33,12 @@ const (
 	sandboxKey    = "demo-key"
 	sandboxSecret = "demo-secret"
 
-	// What bounds it. A task's body is kept until its event is delivered, so the
-	// product of the first two is the memory that it may take.
+	// What bounds it. A task's input is kept until its event is delivered, so the
+	// product of the first two is the memory that it takes; thrice that for bytes
+	// that are no UTF-8 and are replaced.
 	sandboxMaxBody    = 256 << 10
 	sandboxMaxPending = 1000
 	sandboxMaxPause   = 30 * time.Second
-	sandboxMaxAnswer  = 120 // bytes of an answer that are printed
 
 	// What requests to it may take.
 	sandboxRequestTimeout = 10 * time.Second
@@ -66,48 +63,45 @@ twice as long, and so on up to ` + sandboxMaxPause.String() + `, each give or ta
 there is one line with what came of it. What is not delivered when the sandbox
 ends is lost.
 
-Others can see --key and --secret in the list of processes: for any that are not
-made up there are --key-env and --secret-env. Where others than this machine can
-reach the sandbox, it wants a key of its own: who has the key can make it send
-requests anywhere.`,
+Where others than this machine can reach the sandbox, it wants a key of its own:
+who has the key can make it send requests anywhere.`,
 		Example: `  caddy instantapi sandbox --duplicate-rate 0.5 --fail-rate 0.2`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 	}
 	flags := cmd.Flags()
-	listen := flags.String("listen", "127.0.0.1:8090", "Address to listen on")
-	flags.String("key", sandboxKey, "API key that it asks for")
-	flags.String("key-env", "", "Environment variable to take the API key from instead")
-	flags.String("secret", sandboxSecret, "Webhook secret that it signs with")
-	flags.String("secret-env", "", "Environment variable to take the webhook secret from instead")
-	register := flags.String("register", "", "URL to request first, unsigned, as when an endpoint is registered")
-	flags.DurationVar(&s.delay, "delay", time.Second, "How long a task takes")
-	flags.Float64Var(&s.failRate, "fail-rate", 0, "Share of the tasks that fail, from 0 to 1")
-	flags.Float64Var(&s.duplicateRate, "duplicate-rate", 0, "Share of the events that are delivered twice, from 0 to 1")
-	flags.DurationVar(&s.timeout, "timeout", 10*time.Second, "How long an attempt waits for the answer")
-	flags.UintVar(&s.attempts, "attempts", 8, "Attempts to deliver an event before it is given up")
-	flags.DurationVar(&s.backoff, "backoff", 500*time.Millisecond, "Pause before the second attempt")
+	var key, secret credentialFlags
+	key.register(cmd, "key", "the API `key` that it asks for (default "+sandboxKey+")")
+	secret.register(cmd, "secret", secretUsage+" that it signs with (default "+sandboxSecret+")")
+	listen := flags.String("listen", "127.0.0.1:8090", "the `address` to listen on")
+	register := flags.String("register", "", "a `URL` to request first, unsigned, as when an endpoint is registered")
+	flags.DurationVar(&s.delay, "delay", time.Second, "how long a task takes")
+	flags.Float64Var(&s.failRate, "fail-rate", 0, "the `share` of the tasks that fail, from 0 to 1")
+	flags.Float64Var(&s.duplicateRate, "duplicate-rate", 0, "the `share` of the events that are delivered twice, from 0 to 1")
+	flags.DurationVar(&s.timeout, "timeout", 10*time.Second, "how long an attempt waits for the answer")
+	flags.UintVar(&s.attempts, "attempts", 8, "make at most `n` attempts to deliver an event")
+	flags.DurationVar(&s.backoff, "backoff", 500*time.Millisecond, "the pause before the second attempt")
 
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		key, err := sandboxCredential(cmd, "key")
+	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
+		apiKey, err := key.one(sandboxKey)
 		if err != nil {
-			return err
+			return 1, err
 		}
-		if s.secret, err = sandboxCredential(cmd, "secret"); err != nil {
-			return err
+		if s.secret, err = secret.one(sandboxSecret); err != nil {
+			return 1, err
 		}
-		s.key = sha256.Sum256([]byte(key))
+		s.key = sha256.Sum256([]byte(apiKey))
 		if err := s.validate(); err != nil {
-			return err
+			return 1, err
 		}
 		var target *url.URL
 		if *register != "" {
 			if target, err = parseWebhookURL(*register); err != nil {
-				return fmt.Errorf("--register %v", err)
+				return 1, fmt.Errorf("--register %v", err)
 			}
 		}
-		listener, err := sandboxListen(*listen, key)
+		listener, err := sandboxListen(*listen, apiKey)
 		if err != nil {
-			return err
+			return 1, err
 		}
 		defer listener.Close()
 
@@ -115,39 +109,14 @@ requests anywhere.`,
 		defer stop()
 		context.AfterFunc(ctx, stop) // so that a second signal ends it at once
 
+		s.client = webhookClient()
 		s.log = log.New(cmd.OutOrStdout(), "", log.Ltime)
 		if target != nil {
 			s.register(ctx, target)
 		}
-		return s.run(ctx, listener)
-	}
+		return 0, s.run(ctx, listener)
+	})
 	return cmd
-}
-
-// sandboxCredential returns what the flag says, or the environment variable that
-// the flag of the same name with -env names. The errors don't repeat a value:
-// somebody may have mixed the two flags up.
-func sandboxCredential(cmd *cobra.Command, name string) (string, error) {
-	flags, fromEnv := cmd.Flags(), name+"-env"
-	if !flags.Changed(fromEnv) {
-		value, err := flags.GetString(name)
-		if err == nil && value == "" {
-			err = fmt.Errorf("--%s must not be empty", name)
-		}
-		return value, err
-	}
-	if flags.Changed(name) {
-		return "", fmt.Errorf("give --%s or --%s, not both", name, fromEnv)
-	}
-	variable, err := flags.GetString(fromEnv)
-	if err != nil {
-		return "", err
-	}
-	value := os.Getenv(variable)
-	if value == "" {
-		return "", fmt.Errorf("--%s names an environment variable that is not set, or empty", fromEnv)
-	}
-	return value, nil
 }
 
 // sandboxListen listens on address. A key that everybody knows is good for
@@ -171,6 +140,7 @@ type sandbox struct {
 	delay, timeout, backoff time.Duration
 	failRate, duplicateRate float64
 	attempts                uint
+	client                  *http.Client
 	log                     *log.Logger
 
 	tasks sync.WaitGroup
@@ -199,18 +169,10 @@ func (s *sandbox) validate() error {
 	return nil
 }
 
-// parseWebhookURL parses a URL that events can be sent to.
-func parseWebhookURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("must be an absolute http or https URL") // url's own error would repeat it
-	}
-	return u, nil
-}
-
-// withoutCredentials is a URL without what may be a password or a token.
+// withoutCredentials is a URL without what may be a password or a token, for a
+// person to read.
 func withoutCredentials(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	return printable((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
 }
 
 // run serves until ctx ends. Attempts that go on by then may come to their end.
@@ -328,10 +290,6 @@ type sandboxTask struct {
 	webhook *url.URL
 }
 
-// anyText is for text that JSON.stringify wrote after it was cut in the middle of
-// an emoji.
-var anyText = jsontext.AllowInvalidUTF8(true)
-
 // parseSandboxTask reads the body of a request. What it does not use it does not
 // look at.
 func parseSandboxTask(body []byte) (*sandboxTask, *sandboxRefusal) {
@@ -372,40 +330,19 @@ type sandboxEvent struct {
 	signature string
 }
 
-// newEvent decides how a task ends. The error is that of an input that is as
-// deep as JSON may be: in an event it would be deeper.
+// newEvent decides how a task ends. The error is that of [sampleEvent].
 func (s *sandbox) newEvent(task *sandboxTask) (*sandboxEvent, error) {
-	type result struct {
-		Text  string         `json:"text,omitempty"`
-		Error string         `json:"error,omitempty"`
-		Input jsontext.Value `json:"input"` // so that one result can be told from another
-	}
-	type usage struct {
-		Cost float64 `json:"cost"`
-	}
-	event := struct {
-		EventType string `json:"event_type"`
-		TaskID    string `json:"task_id"`
-		Status    string `json:"status"`
-		Result    result `json:"result"`
-		Usage     usage  `json:"usage"`
-	}{
-		EventType: "task.completed",
-		TaskID:    "task_" + strings.ToLower(cryptorand.Text()[:12]),
-		Status:    "completed",
-		Result:    result{Text: "What the sandbox makes of " + task.name, Input: task.input},
-		Usage:     usage{Cost: 0.01},
-	}
+	eventType, says := "task.completed", "What the sandbox makes of "+task.name
 	if rand.Float64() < s.failRate {
-		event.EventType, event.Status = "task.failed", "failed"
-		event.Result.Text, event.Result.Error = "", "The sandbox lets this task fail"
-		event.Usage.Cost = 0
+		eventType, says = "task.failed", "The sandbox lets this task fail"
 	}
-	body, err := json.Marshal(event, anyText)
+	taskID := newTaskID()
+	// With the input, so that one result can be told from another.
+	body, err := sampleEvent(eventType, taskID, says, task.input)
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxEvent{event.TaskID, event.EventType, task.webhook, body, Sign(s.secret, body)}, nil
+	return &sandboxEvent{taskID, eventType, task.webhook, body, Sign(s.secret, body)}, nil
 }
 
 // begin starts to work on a task, if there is room for one more.
@@ -416,7 +353,7 @@ func (s *sandbox) begin(ctx context.Context, event *sandboxEvent) bool {
 		return false
 	}
 	s.pending++
-	s.log.Printf("%s accepted, its event goes to %s in %s", event.taskID, withoutCredentials(event.webhook), s.delay)
+	s.log.Printf("%s accepted, in %s %s gets %s", event.taskID, s.delay, withoutCredentials(event.webhook), printable(string(event.body)))
 	s.tasks.Go(func() { s.work(ctx, event) })
 	return true
 }
@@ -497,47 +434,20 @@ func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 	}
 }
 
-// sandboxClient follows no redirect: an answer that says "elsewhere" is no
-// delivery, and who may name the webhook_url need not be who answers there.
-var sandboxClient = &http.Client{
-	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-}
-
 // send makes a request, signed if there is a signature, and returns the answer's
 // status, 0 if there is none, and the answer or the reason for a person to read.
 func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body []byte, signature string) (status int, answer string) {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
+	r, err := webhookRequest(ctx, method, target, body)
 	if err != nil {
 		return 0, "no request can be made of its URL"
 	}
-	request.Header.Set("User-Agent", "instantapi-sandbox")
 	if signature != "" {
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set(DefaultSignatureHeader, signature)
+		r.Header.Set(DefaultSignatureHeader, signature)
 	}
-	response, err := sandboxClient.Do(request)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return 0, fmt.Sprintf("no answer in %s", s.timeout)
-	}
-	if err != nil {
-		if wrapped, ok := errors.AsType[*url.Error](err); ok {
-			err = wrapped.Err // without the URL, see printable
-		}
-		return 0, fmt.Sprintf("no answer: %v", err)
-	}
-	defer response.Body.Close()
 	// It is acknowledged by its status; a body that ends early changes nothing.
-	excerpt, _ := io.ReadAll(io.LimitReader(response.Body, sandboxMaxAnswer))
-	text := strings.Map(plainText, string(excerpt))
-	return response.StatusCode, strings.TrimSpace(response.Status + " " + text)
-}
-
-// plainText replaces what a terminal would not print but obey.
-func plainText(r rune) rune {
-	if !unicode.IsPrint(r) {
-		return ' '
+	status, answer, err = exchange(s.client, r, s.timeout)
+	if status == 0 {
+		return 0, printable("no answer: " + err.Error())
 	}
-	return r
+	return status, printable(fmt.Sprint(status, " ", http.StatusText(status), " ", answer))
 }

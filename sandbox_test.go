@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -232,6 +233,7 @@ func TestSandboxEvent(t *testing.T) {
 			s.wrote(1, id+" "+test.eventType+" attempt 1: 200 OK from the backend")
 
 			got := target.deliveries()[0]
+			s.wrote(1, id+" accepted, in 0s "+target.URL+"/hook gets "+string(got.body))
 			if got.Method != http.MethodPost || got.RequestURI != "/hook?a=b" || got.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("got %s %s with Content-Type %q", got.Method, got.RequestURI, got.Header.Get("Content-Type"))
 			}
@@ -301,9 +303,9 @@ func TestSandboxRetries(t *testing.T) {
 	t.Cleanup(func() { close(release) }) // before the sandbox ends, which waits for it
 	id := s.submit(target.URL)
 	for _, line := range []string{
-		" attempt 1: 503 Service Unavailable not  [31mnow, again in ",
-		" attempt 2: 307 Temporary Redirect, again in ",
-		" attempt 3: no answer in 2s, again in ",
+		" attempt 1: 503 Service Unavailable not �[31mnow, again in ",
+		" attempt 2: 307 Temporary Redirect redirected to " + elsewhere.URL + ", which senders need not follow, again in ",
+		" attempt 3: no answer: no whole answer within 2s, again in ",
 		" attempt 4: no answer: EOF, again in ",
 		" attempt 5: 204 No Content\n",
 	} {
@@ -328,6 +330,52 @@ func TestSandboxRetries(t *testing.T) {
 	for i, atLeast := range []time.Duration{100, 200, 400, 800} {
 		if pause := times[i+1].Sub(times[i]); pause < atLeast*time.Millisecond {
 			t.Errorf("attempt %d came %s after the one before, want at least %d ms", i+2, pause, atLeast)
+		}
+	}
+}
+
+// TestSandboxPrintsNothingThatATerminalObeys has to do with a webhook_url and with
+// a server that want to write on the screen.
+func TestSandboxPrintsNothingThatATerminalObeys(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	endless := []byte("X-Long: " + strings.Repeat("x", 1000) + "\r\n")
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				r, err := http.ReadRequest(bufio.NewReader(conn))
+				if err != nil {
+					return
+				}
+				io.WriteString(conn, "HTTP/1.1 500 \x1b[31mRED\a\r\n")
+				for r.URL.Path == "/endless" && err == nil {
+					_, err = conn.Write(endless)
+				}
+				io.WriteString(conn, "Content-Length: 2\r\n\r\nok")
+			}()
+		}
+	}()
+	s := startSandbox(t, "--attempts", "1")
+	target := "http://" + listener.Addr().String()
+	s.submit(target)
+	s.submit(target + "/endless")
+	s.submit(target + "/" + strings.Repeat("long", 10000))
+	s.submit("http://a%C2%9B31mb.localhost/")
+	s.submit("http://" + strings.Repeat("long", 10000) + ".localhost/")
+	s.wrote(5, "undelivered")
+	s.wrote(2, ": 500 Internal Server Error ok, given up")
+	s.wrote(1, fmt.Sprintf("server response headers exceeded %d bytes", maxAnswer))
+	for line := range strings.Lines(s.out.String()) {
+		if strings.ContainsAny(line, "\x1b\a\u009b") || len(line) > 1000 {
+			t.Errorf("it printed %d bytes: %.300q", len(line), line)
 		}
 	}
 }
@@ -511,19 +559,19 @@ func TestSandboxFlags(t *testing.T) {
 		{[]string{"--backoff", "0s"}, "--backoff must be more than 0"},
 		{[]string{"--backoff", "1h"}, "at most 30s"},
 		{[]string{"--attempts", "0"}, "--attempts must be at least 1"},
-		{[]string{"--key", ""}, "--key must not be empty"},
-		{[]string{"--secret", ""}, "--secret must not be empty"},
-		{[]string{"--key-env", "EMPTY"}, "--key-env names an environment variable that is not set, or empty"},
-		{[]string{"--secret-env", hidden}, "--secret-env names an environment variable that is not set, or empty"},
-		{[]string{"--secret-env", ""}, "--secret-env names an environment variable that is not set, or empty"},
-		{[]string{"--key", hidden, "--key-env", "KEY"}, "give --key or --key-env, not both"},
-		{[]string{"--secret", hidden, "--secret-env", "KEY"}, "give --secret or --secret-env, not both"},
+		{[]string{"--key", ""}, "--key is empty"},
+		{[]string{"--secret", ""}, "--secret is empty"},
+		{[]string{"--key-env", "EMPTY"}, "--key-env: this environment variable is unset or empty"},
+		{[]string{"--secret-env", hidden}, "--secret-env: this environment variable is unset or empty"},
+		{[]string{"--secret-env", ""}, "--secret-env: this environment variable is unset or empty"},
+		{[]string{"--key", hidden, "--key-env", "KEY"}, "give one --key-env or --key, not several"},
+		{[]string{"--secret", hidden, "--secret-env", "KEY"}, "give one --secret-env or --secret, not several"},
 		{[]string{"--register", "localhost:8080"}, "--register must be an absolute http or https URL"},
 		{[]string{"--listen", "8090"}, "--listen takes a host and a port"},
 		{[]string{"--listen", ":0"}, "the demo key is not for :0, which others can reach: set --key-env"},
 		{[]string{"--listen", "0.0.0.0:0"}, "the demo key is not for"},
 		{[]string{"--listen", ":0", "--key", sandboxKey}, "the demo key is not for"},
-		{[]string{"surplus"}, "unknown command"},
+		{[]string{hidden}, "everything is given with flags"},
 	} {
 		cmd := newSandboxCommand()
 		var out bytes.Buffer

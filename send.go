@@ -1,7 +1,6 @@
 package instantapi
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -20,7 +18,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -39,14 +36,15 @@ const (
 const (
 	maxRequests    = 10_000_000
 	maxConcurrency = 1000
-
-	maxAnswer      = 64 << 10 // bytes of an answer that are read
-	maxAnswerShown = 200      // characters of it that are printed
 )
 
 // sendCommand is `caddy instantapi send` with its flags.
 type sendCommand struct {
-	secrets           secretFlags
+	client *http.Client
+	target *url.URL
+	secret string
+
+	secrets           credentialFlags
 	url, header       string
 	file              string
 	eventType, taskID string
@@ -60,7 +58,7 @@ type sendCommand struct {
 }
 
 func newSendCommand() *cobra.Command {
-	s := new(sendCommand)
+	s := &sendCommand{client: webhookClient()}
 	cmd := &cobra.Command{
 		Use:   "send (--secret <secret> | --secret-env <name>) [--url <url>] [--file <path>] [--repeat <n>] [--forge] [--count <n>]",
 		Short: "Signs events and posts them to a webhook endpoint",
@@ -91,7 +89,7 @@ Exit status:
   caddy instantapi send --secret demo-secret --count 1000 --concurrency 32`,
 		Args: noArguments,
 	}
-	s.secrets.register(cmd)
+	s.secrets.register(cmd, "secret", secretUsage)
 	flags := cmd.Flags()
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
 	flags.StringVar(&s.header, "signature-header", DefaultSignatureHeader, "`name` of the header for the signature, as in the guard's signature_header")
@@ -104,8 +102,7 @@ Exit status:
 	flags.IntVar(&s.concurrency, "concurrency", 8, "with --count, make `n` requests at the same time")
 	flags.Float64Var(&s.rate, "rate", 0, "with --count, make at most `n` requests a second (default no limit)")
 	flags.DurationVar(&s.timeout, "timeout", 30*time.Second, "how long to wait for each answer")
-	flags.BoolVar(&s.json, "json", false, "print JSON, see above")
-	cmd.MarkFlagsMutuallyExclusive("secret", "secret-env")
+	flags.BoolVar(&s.json, "json", false, "print JSON for scripts, see above")
 	for _, pair := range [][2]string{
 		{"file", "event-type"}, {"file", "task-id"}, {"count", "file"}, {"count", "task-id"},
 	} {
@@ -117,10 +114,7 @@ Exit status:
 
 // check refuses what makes no sense.
 func (s *sendCommand) check(flags *pflag.FlagSet) error {
-	target, err := url.Parse(s.url)
 	switch {
-	case err != nil || target.Host == "" || target.Scheme != "http" && target.Scheme != "https":
-		return errors.New("--url must be a URL with http:// or https:// in front")
 	case s.header == "" || strings.Trim(s.header, tokenCharacters) != "":
 		return fmt.Errorf("--signature-header: %q is not a header name", s.header)
 	case flags.Changed("file") && s.file == "":
@@ -152,19 +146,21 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	if err := s.check(cmd.Flags()); err != nil {
 		return 1, err
 	}
-	secret, err := s.secrets.one()
-	if err != nil {
+	var err error
+	if s.target, err = parseWebhookURL(s.url); err != nil {
+		return 1, fmt.Errorf("--url %v", err)
+	}
+	if s.secret, err = s.secrets.one(""); err != nil {
 		return 1, err
 	}
 	if s.forge {
 		// Not a digit off the right signature: it would travel, and be logged.
-		secret = rand.Text()
+		s.secret = rand.Text()
 	}
-	p := newPoster(s, secret)
 	if cmd.Flags().Changed("count") {
 		ctx, stop := interruptible(cmd.Context())
 		defer stop()
-		return s.sendMany(ctx, cmd, p)
+		return s.sendMany(ctx, cmd)
 	}
 	body, err := s.event(cmd)
 	if err != nil {
@@ -172,7 +168,7 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	}
 	ctx, stop := interruptible(cmd.Context())
 	defer stop()
-	return s.sendOne(ctx, cmd, p, body)
+	return s.sendOne(ctx, cmd, body)
 }
 
 // interruptible returns a context that Ctrl-C ends. A second one ends the
@@ -192,37 +188,13 @@ func (s *sendCommand) event(cmd *cobra.Command) ([]byte, error) {
 	if taskID == "" {
 		taskID = newTaskID()
 	}
-	return sampleEvent(s.eventType, taskID), nil
+	return sampleEvent(s.eventType, taskID, sampleText, nil)
 }
 
-func newTaskID() string { return "task_" + strings.ToLower(rand.Text()) }
-
-// sampleEvent returns the body of an event like the sender's.
-func sampleEvent(eventType, taskID string) []byte {
-	type usage struct {
-		Cost float64 `json:"cost"`
-	}
-	sample := struct {
-		EventType string            `json:"event_type"`
-		TaskID    string            `json:"task_id"`
-		Status    string            `json:"status"`
-		Result    map[string]string `json:"result"`
-		Usage     usage             `json:"usage"`
-	}{
-		eventType, taskID, strings.TrimPrefix(eventType, "task."), map[string]string{"text": "Hello"}, usage{0.01},
-	}
-	if eventType == "task.failed" {
-		sample.Result, sample.Usage.Cost = map[string]string{"error": "The model did not answer in time"}, 0
-	}
-	body, err := json.Marshal(sample)
-	if err != nil {
-		panic(err) // can't happen: text and a number
-	}
-	return body
-}
+const sampleText = "Made up by caddy instantapi send"
 
 // sendOne sends one event and its repeats, and prints each answer.
-func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, p *poster, body []byte) (int, error) {
+func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, body []byte) (int, error) {
 	out := cmd.OutOrStdout()
 	eventType, taskID := describeEvent(body)
 	if !s.json {
@@ -230,7 +202,7 @@ func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, p *poster
 	}
 	t := newTally()
 	for range s.repeat + 1 {
-		got := p.post(ctx, body)
+		got := s.post(ctx, body)
 		if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 			return 1, fmt.Errorf("interrupted after %d of %d requests", t.requests(), s.repeat+1)
 		}
@@ -265,7 +237,7 @@ func orNone(s string) string {
 
 // sendMany sends distinct events, and prints a summary in the end, also when
 // it is interrupted.
-func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poster) (int, error) {
+func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, error) {
 	limit := rate.Inf
 	if s.rate > 0 {
 		limit = rate.Limit(s.rate)
@@ -283,12 +255,16 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	for range min(s.concurrency, s.count) {
 		senders.Go(func() {
 			for n := taken.Add(1); n <= int64(s.count); n = taken.Add(1) {
-				body := sampleEvent(s.eventType, taskID(n))
+				body, err := sampleEvent(s.eventType, taskID(n), sampleText, nil)
+				if err != nil {
+					panic(err) // can't happen: there is no input that could be too deep
+				}
 				for range s.repeat + 1 {
 					if limiter.Wait(ctx) != nil {
 						return
 					}
-					got := p.post(ctx, body)
+					t.begin(n)
+					got := s.post(ctx, body)
 					if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 						t.cutOff.Add(1)
 						return
@@ -303,7 +279,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command, p *poste
 	_ = bar.Finish()
 
 	sum := t.summary(time.Since(started))
-	sum.URL, sum.FirstTask, sum.LastTask = p.shownURL, taskID(1), taskID(min(taken.Load(), int64(s.count)))
+	sum.URL, sum.FirstTask, sum.LastTask = s.target.Redacted(), taskID(1), taskID(t.last)
 	if s.json {
 		if err := json.NewEncoder(cmd.OutOrStdout()).Encode(sum); err != nil {
 			return 1, err
@@ -349,34 +325,6 @@ func (s *sendCommand) verdict(t *tally) (int, error) {
 	}
 }
 
-// poster posts signed bodies to an endpoint.
-type poster struct {
-	client        *http.Client
-	url, shownURL string // the latter without a password
-	header        string
-	secret        string
-}
-
-func newPoster(s *sendCommand, secret string) *poster {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = s.concurrency, s.concurrency
-	p := &poster{
-		client: &http.Client{
-			Transport: transport,
-			Timeout:   s.timeout,
-			// An answer that says "elsewhere" is no delivery.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-		url:    s.url,
-		header: s.header,
-		secret: secret,
-	}
-	if target, err := url.Parse(s.url); err == nil {
-		p.shownURL = target.Redacted()
-	}
-	return p
-}
-
 // The outcomes that only who sends an event can tell.
 const (
 	outcomeRefused  = "refused"
@@ -394,34 +342,20 @@ type posted struct {
 }
 
 // post sends a body, signed, and reads the answer.
-func (p *poster) post(ctx context.Context, body []byte) posted {
+func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	started := time.Now()
-	got := p.exchange(ctx, body)
-	got.Seconds = time.Since(started).Seconds()
-	return got
-}
-
-func (p *poster) exchange(ctx context.Context, body []byte) posted {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+	defer func() { got.Seconds = time.Since(started).Seconds() }()
+	r, err := webhookRequest(ctx, http.MethodPost, s.target, body)
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(p.header, Sign(p.secret, body))
-	response, err := p.client.Do(r)
+	r.Header.Set(s.header, Sign(s.secret, body))
+	status, answer, err := exchange(s.client, r, s.timeout)
 	if err != nil {
-		return posted{Outcome: outcomeNoAnswer, Error: p.describe(err)}
+		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return posted{Outcome: outcomeNoAnswer, Error: p.describe(err)}
-	}
-	got := posted{Status: response.StatusCode, Answer: string(answer), Outcome: outcomeRefused}
-	if location := response.Header.Get("Location"); got.Status/100 == 3 && location != "" {
-		got.Answer = "redirected to " + location + ", which senders need not follow"
-	}
-	if got.Status/100 == 2 {
+	got = posted{Status: status, Answer: answer, Outcome: outcomeRefused}
+	if status/100 == 2 {
 		got.Outcome = outcomeForwarded.String()
 		if saysDuplicate(answer) {
 			got.Outcome = outcomeDuplicate.String()
@@ -431,22 +365,11 @@ func (p *poster) exchange(ctx context.Context, body []byte) posted {
 }
 
 // saysDuplicate reports whether an answer is the guard's to a repeat.
-func saysDuplicate(answer []byte) bool {
+func saysDuplicate(answer string) bool {
 	var said struct {
 		Duplicate bool `json:"duplicate"`
 	}
-	return json.Unmarshal(answer, &said) == nil && said.Duplicate
-}
-
-// describe leaves out of an error what is known: the method and the URL.
-func (p *poster) describe(err error) string {
-	if failed, ok := errors.AsType[net.Error](err); ok && failed.Timeout() {
-		return fmt.Sprintf("no whole answer within %s", p.client.Timeout)
-	}
-	if failed, ok := errors.AsType[*url.Error](err); ok {
-		err = failed.Err
-	}
-	return err.Error()
+	return json.Unmarshal([]byte(answer), &said) == nil && said.Duplicate
 }
 
 // String is the line that is printed for a person.
@@ -456,22 +379,6 @@ func (got posted) String() string {
 		status, outcome, said = "---", "no answer", got.Error
 	}
 	return fmt.Sprintf("%s %-10s  %s  %s", status, outcome, printable(said), inUnits(got.Seconds))
-}
-
-// printable makes one short line of what someone else has written: no answer may
-// move the cursor.
-func printable(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
-	if short := []rune(s); len(short) > maxAnswerShown {
-		s = string(short[:maxAnswerShown]) + "..."
-	}
-	return s
 }
 
 func inUnits(seconds float64) string {
@@ -493,11 +400,18 @@ type tally struct {
 	statuses   map[int]int
 	latencies  []float64 // in seconds, of those that were answered
 	firstError string
+	last       int64        // of the events that were begun to be sent
 	cutOff     atomic.Int64 // by Ctrl-C, so that nobody knows what came of them
 }
 
 func newTally() *tally {
 	return &tally{outcomes: make(map[string]int), statuses: make(map[int]int)}
+}
+
+func (t *tally) begin(n int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last = max(t.last, n)
 }
 
 func (t *tally) add(got posted) {

@@ -109,11 +109,11 @@ func TestSendShowsForwardedDuplicateForged(t *testing.T) {
 	if len(got) != 2 {
 		t.Fatalf("backend got %d events, want 2", len(got))
 	}
-	const completed = `{"event_type":"task.completed","task_id":"one","status":"completed","result":{"text":"Hello"},"usage":{"cost":0.01}}`
+	const completed = `{"event_type":"task.completed","task_id":"one","status":"completed","result":{"text":"Made up by caddy instantapi send"},"usage":{"cost":0.01}}`
 	if string(got[0].body) != completed {
 		t.Errorf("backend got %s, want %s", got[0].body, completed)
 	}
-	if !regexp.MustCompile(`^{"event_type":"task.failed","task_id":"task_\w{26}","status":"failed","result":{"error":".+"},"usage":{.+}}$`).Match(got[1].body) {
+	if !regexp.MustCompile(`^{"event_type":"task.failed","task_id":"task_\w{12}","status":"failed","result":{"error":".+"},"usage":{.+}}$`).Match(got[1].body) {
 		t.Errorf("backend got %s, want a failed event", got[1].body)
 	}
 	if contentType := got[0].Header.Get("Content-Type"); contentType != "application/json" {
@@ -213,8 +213,8 @@ func TestCommandsRefuseWrongUsage(t *testing.T) {
 	}{
 		{"no such command", []string{"sned"}, "sned"},
 		{"no secret", []string{"send"}, "secret"},
-		{"two secrets", []string{"send", "--secret", testSecret, "--secret-env", "TEST_SECRET"}, "secret-env"},
-		{"one flag twice", append([]string{"send", "--secret", "a"}, secret...), "one secret"},
+		{"two secrets", []string{"send", "--secret", testSecret, "--secret-env", "TEST_SECRET"}, "not several"},
+		{"one flag twice", append([]string{"send", "--secret", "a"}, secret...), "not several"},
 		{"empty secret", []string{"send", "--secret", ""}, "--secret is empty"},
 		{"empty variable", []string{"send", "--secret-env", "EMPTY_SECRET"}, "unset or empty"},
 		{"secret for a variable's name", []string{"send", "--secret-env", testSecret}, "unset or empty"},
@@ -250,7 +250,7 @@ func TestCommandsRefuseWrongUsage(t *testing.T) {
 		{"file that is a directory", append([]string{"send", "--file", "."}, secret...), "--file"},
 
 		{"sign, no secret", []string{"sign"}, "secret"},
-		{"sign, two secrets", append([]string{"sign", "--secret", "a"}, secret...), "one secret"},
+		{"sign, two secrets", append([]string{"sign", "--secret", "a"}, secret...), "not several"},
 		{"sign, argument", append([]string{"sign", "event.json"}, secret...), "flags"},
 		{"sign, file that is not there", append([]string{"sign", "--file", "none.json"}, secret...), "none.json"},
 		{"verify, no secret", []string{"verify", "--signature", "00"}, "secret"},
@@ -399,6 +399,23 @@ func TestSendSumsUpWhenInterrupted(t *testing.T) {
 	}
 }
 
+// TestSendNamesOnlyWhatItHasSent interrupts it while most of its senders wait for
+// their turn.
+func TestSendNamesOnlyWhatItHasSent(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process can't be interrupted here")
+	}
+	b := newBackend(t, nil)
+	cmd := instantapiCommand(t, "send", "--url", b.URL, "--secret", testSecret, "--count", "100", "--concurrency", "8", "--rate", "0.01")
+	finish(t, cmd, func() {
+		eventually(t, "the first event is there", func() bool { return len(b.deliveries()) == 1 })
+		time.Sleep(100 * time.Millisecond) // for its answer, and the other senders
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+	}).want(t, 1, "_1 to task_", "_1\n", "forwarded          1")
+}
+
 // TestReadmeTryIt does what the README's "Try it" says, and compares what is
 // printed. Only the ports are others.
 func TestReadmeTryIt(t *testing.T) {
@@ -431,7 +448,7 @@ func TestReadmeTryIt(t *testing.T) {
 
 // masked replaces what differs from run to run.
 func masked(printed string) string {
-	printed = regexp.MustCompile(`task_[a-z0-9]{26}`).ReplaceAllString(printed, "task_X")
+	printed = regexp.MustCompile(`task_[a-z0-9]{12}`).ReplaceAllString(printed, "task_X")
 	return regexp.MustCompile(`[0-9.]+ ms`).ReplaceAllString(printed, "N ms")
 }
 

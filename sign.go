@@ -4,19 +4,14 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"os"
+	"slices"
 	"strings"
 	"unicode/utf16"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"golang.org/x/term"
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
 )
@@ -25,12 +20,9 @@ import (
 // that is not right. 1 is what Caddy's commands give for any other error.
 const exitInvalid = 2
 
-// maxInput is the largest body in bytes that the commands read.
-const maxInput = 64 << 20
-
 func newSignCommand() *cobra.Command {
 	var (
-		secrets secretFlags
+		secrets credentialFlags
 		file    string
 	)
 	cmd := &cobra.Command{
@@ -45,11 +37,10 @@ Exit status: 0, or 1 where there is no signature to print.`,
   printf %s '{"task_id":"1"}' | caddy instantapi sign --secret demo-secret`,
 		Args: noArguments,
 	}
-	secrets.register(cmd)
-	cmd.MarkFlagsMutuallyExclusive("secret", "secret-env")
+	secrets.register(cmd, "secret", secretUsage)
 	cmd.Flags().StringVar(&file, "file", "-", "`path` of the file with the body; - is standard input")
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
-		secret, err := secrets.one()
+		secret, err := secrets.one("")
 		if err != nil {
 			return 1, err
 		}
@@ -65,7 +56,7 @@ Exit status: 0, or 1 where there is no signature to print.`,
 
 func newVerifyCommand() *cobra.Command {
 	var (
-		secrets         secretFlags
+		secrets         credentialFlags
 		file, signature string
 	)
 	cmd := &cobra.Command{
@@ -83,7 +74,7 @@ Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint
     --signature 05b3...`,
 		Args: noArguments,
 	}
-	secrets.register(cmd)
+	secrets.register(cmd, "secret", secretUsage)
 	cmd.Flags().StringVar(&file, "file", "-", "`path` of the file with the body, as it was received; - is standard input")
 	cmd.Flags().StringVar(&signature, "signature", "", "the signature header's value, in `hex`")
 	_ = cmd.MarkFlagRequired("signature") // fails only for a flag that is not there
@@ -104,124 +95,6 @@ Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint
 		return 0, nil
 	})
 	return cmd
-}
-
-// withStatus makes a command's RunE of a function that returns an exit status,
-// of which only those from 2 count: below, the error decides between 0 and 1. An
-// error is for the person at the terminal, so it is printed like cobra's about
-// flags, not logged like Caddy's.
-func withStatus(f func(*cobra.Command) (int, error)) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		status, err := f(cmd)
-		if status < 2 {
-			return err
-		}
-		if err != nil {
-			cmd.PrintErrln(cmd.ErrPrefix(), err)
-		}
-		cmd.SilenceErrors = true
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return status, nil })(cmd, args)
-	}
-}
-
-// noArguments is cobra.NoArgs, except that it does not repeat the argument: it
-// may be a secret whose flag was forgotten.
-func noArguments(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return errors.New("everything is given with flags here; see --help")
-	}
-	return nil
-}
-
-// flagError does the same for "-secret=...", which pflag takes for one-letter
-// flags and repeats.
-func flagError(_ *cobra.Command, err error) error {
-	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
-		return errors.New("flags begin with two dashes; see --help")
-	}
-	return err
-}
-
-// readInput reads the body that a command is about.
-func readInput(cmd *cobra.Command, path string) ([]byte, error) {
-	in := cmd.InOrStdin()
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("--file: %w", err)
-		}
-		defer file.Close()
-		in = file
-	} else if isTerminal(in) {
-		fmt.Fprintln(cmd.ErrOrStderr(), "Reading the body from the terminal; --file reads one from a file.")
-	}
-	body, err := io.ReadAll(io.LimitReader(in, maxInput+1))
-	if err != nil {
-		return nil, fmt.Errorf("--file: %w", err)
-	}
-	if len(body) > maxInput {
-		return nil, fmt.Errorf("--file: the body is over %d MiB", maxInput>>20)
-	}
-	return body, nil
-}
-
-// isTerminal reports whether a command's input or output is one.
-func isTerminal(stream any) bool {
-	file, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd()))
-}
-
-// secretFlags are the flags that say which secrets to use.
-type secretFlags struct {
-	values, names []string
-}
-
-// candidate is a secret and how to speak of it without saying it.
-type candidate struct {
-	name, secret string
-}
-
-func (s *secretFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&s.values, "secret", nil,
-		"the webhook `secret`; other users of the machine can see it in the list of processes, so use --secret-env for a real one")
-	cmd.Flags().StringArrayVar(&s.names, "secret-env", nil, "`name` of the environment variable that holds the secret")
-	cmd.MarkFlagsOneRequired("secret", "secret-env")
-}
-
-// all returns the secrets, none of them empty.
-func (s *secretFlags) all() ([]candidate, error) {
-	var all []candidate
-	for i, value := range s.values {
-		if value == "" {
-			return nil, errors.New("--secret is empty; is the variable set that it is taken from?")
-		}
-		name := "the secret"
-		if len(s.values)+len(s.names) > 1 {
-			name = fmt.Sprintf("--secret number %d", i+1)
-		}
-		all = append(all, candidate{name, value})
-	}
-	for _, name := range s.names {
-		value := os.Getenv(name)
-		if value == "" {
-			// Not %q of the name: who forgets what this flag is for gives the secret.
-			return nil, errors.New("--secret-env: this environment variable is unset or empty; give the name of one, without a $, and export it")
-		}
-		all = append(all, candidate{"the secret in " + name, value})
-	}
-	return all, nil
-}
-
-// one returns the secret of a command that needs exactly one.
-func (s *secretFlags) one() (string, error) {
-	all, err := s.all()
-	if err != nil {
-		return "", err
-	}
-	if len(all) != 1 {
-		return "", errors.New("give one secret to sign with, not several")
-	}
-	return all[0].secret, nil
 }
 
 // diagnosis is the verdict on a signature.
@@ -287,16 +160,7 @@ func whyNotHex(digits string) string {
 	if rest := strings.TrimLeft(digits, hexDigits); rest != "" {
 		return fmt.Sprintf("character %d, %q, is not a hex digit", len(digits)-len(rest)+1, []rune(rest)[0])
 	}
-	fault := fmt.Sprintf("there are %d digits", len(digits))
-	switch len(digits) {
-	case 32:
-		fault += ", as MD5 makes them; it takes HMAC-SHA256"
-	case 40:
-		fault += ", as SHA-1 makes them; it takes HMAC-SHA256"
-	case 128:
-		fault += ", as SHA-512 makes them; it takes HMAC-SHA256"
-	}
-	return fault
+	return fmt.Sprintf("there are %d digits", len(digits))
 }
 
 func signedBy(body []byte, sig *Signature, secrets []candidate) (name string, ok bool) {
@@ -315,26 +179,28 @@ func signedBy(body []byte, sig *Signature, secrets []candidate) (name string, ok
 	return secrets[i].name, true
 }
 
-// explain says what the signature would be right for.
+// explain says what the signature would be right for. One change at a time is
+// looked for, of the secret or of the body: all pairs of them would take minutes
+// for a large body.
 func explain(body []byte, sig *Signature, secrets []candidate) string {
-	keys := append(secrets[:len(secrets):len(secrets)], secretVariants(secrets)...)
-	tried := 0
-	for v := range bodyVariants(body) {
-		tried++
-		by, ok := signedBy(v.bytes, sig, keys)
-		if !ok {
-			continue
-		}
-		text := fmt.Sprintf("It is right for %s, made with %s.", v.name, by)
-		if v.advice != "" {
-			text += "\n" + v.advice
-		} else {
-			text += "\nWho signs and who verifies must read the secret in the same way."
-		}
-		return text
+	variants := secretVariants(secrets)
+	if by, ok := signedBy(body, sig, variants); ok {
+		return fmt.Sprintf("It is right for these bytes, made with %s.\nWho signs and who verifies must read the secret in the same way.", by)
 	}
-	text := fmt.Sprintf("It is the wrong secret, or the bytes were changed: %d variants of the body and %d of the secret make no difference.",
-		tried, len(keys))
+	for _, family := range []struct {
+		changes func([]byte) iter.Seq2[string, []byte]
+		advice  string
+	}{
+		{textVariants, "Verify the bytes exactly as they arrived: a shell, an editor or a copy has changed them."},
+		{jsonVariants, "Something has parsed the JSON and written it anew. Verify the bytes as they arrived, before anything parses them."},
+	} {
+		for name, variant := range family.changes(body) {
+			if by, ok := signedBy(variant, sig, secrets); ok {
+				return fmt.Sprintf("It is right for %s, made with %s.\n%s", name, by, family.advice)
+			}
+		}
+	}
+	const text = "It is the wrong secret, or the bytes were changed, and in none of the usual ways."
 	if len(body) == 0 {
 		return text + "\nThe body is empty: was it read before, or lost?"
 	}
@@ -350,7 +216,7 @@ func secretVariants(secrets []candidate) []candidate {
 	var variants []candidate
 	for _, c := range secrets {
 		add := func(how, secret string) {
-			if secret != "" && secret != c.secret {
+			if secret != "" {
 				variants = append(variants, candidate{c.name + " " + how, secret})
 			}
 		}
@@ -372,74 +238,38 @@ func secretVariants(secrets []candidate) []candidate {
 	return variants
 }
 
-// bodyVariant is what a body may have been when it was signed.
-type bodyVariant struct {
-	name   string
-	advice string // "" for the body as it is
-	bytes  []byte
-}
-
-const (
-	adviceBytes = "Verify the bytes exactly as they arrived: a shell, an editor or a copy has changed them."
-	adviceJSON  = "Something has parsed the JSON and written it anew. Verify the bytes as they arrived, before anything parses them."
-)
-
-// bodyVariants yields the body as it is and then what it may have been, the
-// likeliest first. They are made one at a time, for they may be large.
-func bodyVariants(body []byte) iter.Seq[bodyVariant] {
-	return func(yield func(bodyVariant) bool) {
-		for v := range textVariants(body) {
-			if !yield(v) {
+// textVariants yields what a body may have been before a shell, an editor or a
+// copy had it, with a name for people.
+func textVariants(body []byte) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		mark := []byte("\uFEFF")
+		for _, change := range []struct {
+			name  string
+			apply func([]byte) []byte
+		}{
+			{"with a newline at the end", func(b []byte) []byte { return append(withoutEnd(b), "\n"...) }},
+			{"without white space at the end", withoutEnd},
+			{"with CR LF at the end", func(b []byte) []byte { return append(withoutEnd(b), "\r\n"...) }},
+			{"with LF for CR LF", inLF},
+			{"with CR LF for LF", func(b []byte) []byte { return bytes.ReplaceAll(inLF(b), []byte("\n"), []byte("\r\n")) }},
+			{"in UTF-8 without a byte order mark", inUTF8},
+			// PowerShell's ">" adds both.
+			{"in UTF-8 without a byte order mark, without white space at the end", func(b []byte) []byte { return withoutEnd(inUTF8(b)) }},
+			{"with a byte order mark in front", func(b []byte) []byte { return slices.Concat(mark, b) }},
+		} {
+			if !yield("these bytes "+change.name, change.apply(body)) {
 				return
 			}
 		}
-		for v := range jsonVariants(body) {
-			if !yield(v) {
-				return
-			}
-		}
 	}
 }
 
-// change is what may happen to a body and how to speak of it; "" is none.
-type change struct {
-	how   string
-	apply func([]byte) []byte
-}
-
-func unchanged(b []byte) []byte { return b }
-
-var utf8Mark = []byte("\uFEFF")
-
-var (
-	encodings = []change{
-		{"", unchanged},
-		{"in UTF-8 without a byte order mark", inUTF8},
-		{"with a byte order mark in front", func(b []byte) []byte { return append(bytes.Clone(utf8Mark), b...) }},
-	}
-	newlines = []change{
-		{"", unchanged},
-		{"with LF for CR LF", inLF},
-		{"with CR LF for LF", func(b []byte) []byte { return bytes.ReplaceAll(inLF(b), []byte("\n"), []byte("\r\n")) }},
-	}
-	ends = []change{
-		{"", unchanged},
-		{"with a newline at the end", func(b []byte) []byte { return append(withoutEnd(b), "\n"...) }},
-		{"without white space at the end", withoutEnd},
-		{"with CR LF at the end", func(b []byte) []byte { return append(withoutEnd(b), "\r\n"...) }},
-	}
-)
+// withoutEnd returns a slice that may be appended to.
+func withoutEnd(b []byte) []byte { return slices.Clip(bytes.TrimRight(b, " \t\r\n")) }
 
 func inLF(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")) }
 
-// withoutEnd returns a slice that may be appended to.
-func withoutEnd(b []byte) []byte {
-	b = bytes.TrimRight(b, " \t\r\n")
-	return b[:len(b):len(b)]
-}
-
-// inUTF8 turns UTF-16 into UTF-8, as PowerShell's ">" makes it necessary, and
-// removes the byte order mark of either.
+// inUTF8 turns UTF-16 into UTF-8, and removes the byte order mark of either.
 func inUTF8(b []byte) []byte {
 	decoded, _, err := transform.Bytes(unicode.BOMOverride(transform.Nop), b)
 	if err != nil {
@@ -448,58 +278,35 @@ func inUTF8(b []byte) []byte {
 	return decoded
 }
 
-func textVariants(body []byte) iter.Seq[bodyVariant] {
-	return func(yield func(bodyVariant) bool) {
-		for _, encoding := range encodings {
-			for _, newline := range newlines {
-				for _, end := range ends {
-					v := bodyVariant{name: "these bytes", bytes: end.apply(newline.apply(encoding.apply(body)))}
-					if how := join(encoding.how, newline.how, end.how); how != "" {
-						v.name, v.advice = v.name+" "+how, adviceBytes
-					}
-					if !yield(v) {
-						return
-					}
-				}
-			}
-		}
-	}
-}
-
-// How libraries write JSON anew: white space, order, numbers, and what they
-// escape in strings.
-var (
-	layouts = []format{
-		{"without white space", nil},
-		{"with a space after each comma and colon, as Python does", []jsontext.Options{jsontext.SpaceAfterComma(true), jsontext.SpaceAfterColon(true)}},
-		{"indented by two spaces", indented("  ")},
-		{"indented by four spaces", indented("    ")},
-		{"indented by tabs", indented("\t")},
-	}
-	orders = []format{
-		{"", nil},
-		{"with sorted keys", []jsontext.Options{jsontext.ReorderRawObjects(true)}},
-	}
-	numbers = []format{
-		{"", nil},
-		{"with numbers as JavaScript writes them", []jsontext.Options{jsontext.CanonicalizeRawInts(true), jsontext.CanonicalizeRawFloats(true)}},
-	}
-	texts = []struct {
-		format
-		apply func([]byte) []byte
-	}{
-		{format{"", []jsontext.Options{jsontext.PreserveRawStrings(true)}}, unchanged},
-		{format{"with as few escapes as can be", nil}, unchanged},
-		{format{`with non-ASCII characters as \uXXXX`, nil}, inASCII},
-		{format{`with <, > and & as \uXXXX, as Go does`, []jsontext.Options{jsontext.EscapeForHTML(true), jsontext.EscapeForJS(true)}}, unchanged},
-		{format{`with non-ASCII characters as \uXXXX and / as \/, as PHP does`, nil}, inPHP},
-	}
-)
-
-type format struct {
-	how     string
+// formats are how libraries write JSON: white space, order, numbers, and what
+// they escape in strings.
+var formats = []struct {
+	name    string
 	options []jsontext.Options
+	apply   func([]byte) []byte // to what the options make
+}{
+	{"without white space", []jsontext.Options{jsontext.PreserveRawStrings(true)}, nil},
+	{"as JavaScript writes it", numbers, nil},
+	{"as JavaScript writes it, indented by two spaces", slices.Concat(numbers, indented("  ")), nil},
+	{"as Python writes it", spaced, inASCII},
+	{"as Python writes it, with sorted keys", append(spaced, sorted), inASCII},
+	{"as Python writes it, with ensure_ascii=False", spaced, nil},
+	{"as Python writes it, without white space", nil, inASCII},
+	{"as Python writes it, without white space, with sorted keys", []jsontext.Options{sorted}, inASCII},
+	{"as Go writes it", append(numbers, sorted, jsontext.EscapeForHTML(true), jsontext.EscapeForJS(true)), nil},
+	{"as PHP writes it", nil, inPHP},
+	{"without white space and needless escapes", nil, nil},
+	{"without white space and needless escapes, with sorted keys", []jsontext.Options{sorted}, nil},
+	{"indented by two spaces", indented("  "), nil},
+	{"indented by four spaces", indented("    "), nil},
+	{"indented by tabs", indented("\t"), nil},
 }
+
+var (
+	numbers = slices.Clip([]jsontext.Options{jsontext.CanonicalizeRawInts(true), jsontext.CanonicalizeRawFloats(true)})
+	spaced  = slices.Clip([]jsontext.Options{jsontext.SpaceAfterComma(true), jsontext.SpaceAfterColon(true)})
+	sorted  = jsontext.ReorderRawObjects(true)
+)
 
 func indented(by string) []jsontext.Options {
 	return []jsontext.Options{jsontext.Multiline(true), jsontext.SpaceAfterColon(true), jsontext.WithIndent(by)}
@@ -507,15 +314,15 @@ func indented(by string) []jsontext.Options {
 
 func inASCII(b []byte) []byte {
 	out := make([]byte, 0, len(b))
+	var units []uint16
 	for _, r := range string(b) {
-		switch {
-		case r < 0x7f:
+		if r < 0x7f {
 			out = append(out, byte(r))
-		case r > 0xffff:
-			high, low := utf16.EncodeRune(r)
-			out = fmt.Appendf(out, `\u%04x\u%04x`, high, low)
-		default:
-			out = fmt.Appendf(out, `\u%04x`, r)
+			continue
+		}
+		units = utf16.AppendRune(units[:0], r)
+		for _, unit := range units {
+			out = fmt.Appendf(out, `\u%04x`, unit)
 		}
 	}
 	return out
@@ -524,47 +331,24 @@ func inASCII(b []byte) []byte {
 // inPHP may do that because JSON has no / but in strings.
 func inPHP(b []byte) []byte { return bytes.ReplaceAll(inASCII(b), []byte("/"), []byte(`\/`)) }
 
-func jsonVariants(body []byte) iter.Seq[bodyVariant] {
+// jsonVariants yields the body as libraries would write its JSON, with a name for
+// people; none if it is no JSON.
+func jsonVariants(body []byte) iter.Seq2[string, []byte] {
 	body = inUTF8(body)
-	return func(yield func(bodyVariant) bool) {
-		for _, text := range texts {
-			for _, number := range numbers {
-				for _, order := range orders {
-					for _, layout := range layouts {
-						written, ok := rewrite(body, text.options, number.options, order.options, layout.options)
-						if !ok {
-							return
-						}
-						written = text.apply(written)
-						for _, end := range ends[:2] {
-							how := join(layout.how, order.how, number.how, text.how, end.how)
-							if !yield(bodyVariant{"the same JSON " + how, adviceJSON, end.apply(written)}) {
-								return
-							}
-						}
-					}
-				}
+	return func(yield func(string, []byte) bool) {
+		for _, format := range formats {
+			options := append([]jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}, format.options...)
+			written, err := jsontext.AppendFormat(nil, body, options...)
+			if err != nil {
+				return
+			}
+			if format.apply != nil {
+				written = format.apply(written)
+			}
+			name := "the same JSON " + format.name
+			if !yield(name, written) || !yield(name+", with a newline at the end", append(written, '\n')) {
+				return
 			}
 		}
 	}
-}
-
-// rewrite writes JSON anew; ok is false if it is none.
-func rewrite(body []byte, options ...[]jsontext.Options) (written []byte, ok bool) {
-	all := []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
-	for _, some := range options {
-		all = append(all, some...)
-	}
-	written, err := jsontext.AppendFormat(nil, body, all...)
-	return written, err == nil
-}
-
-func join(parts ...string) string {
-	var said []string
-	for _, part := range parts {
-		if part != "" {
-			said = append(said, part)
-		}
-	}
-	return strings.Join(said, ", ")
 }

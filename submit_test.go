@@ -24,14 +24,7 @@ import (
 // backend fails at first at half of the events. All the same it gets each result
 // once.
 func testSubmit(t *testing.T, c exampleCaddy) {
-	python, err := exec.LookPath("python3")
-	if err != nil {
-		python = lookPath(t, "python")
-	}
-	clients := map[string][]string{
-		"JavaScript": {lookPath(t, "node"), "examples/submit/submit.js"},
-		"Python":     {python, "examples/submit/submit.py"},
-	}
+	clients := submitClients(t)
 	for _, backend := range []struct {
 		name, config string
 		start        func(t *testing.T, port string) *process
@@ -65,6 +58,56 @@ func testSubmit(t *testing.T, c exampleCaddy) {
 	}
 }
 
+// testSubmitErrors hands in tasks where it can't be done. One line says why, and
+// the key is not in it.
+func testSubmitErrors(t *testing.T) {
+	const key = "tell-nobody"
+	answer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, `{"received": true}`)
+	}))
+	t.Cleanup(answer.Close)
+	nobody := "http://127.0.0.1:" + freePort(t)
+	for client, command := range submitClients(t) {
+		for _, test := range []struct{ name, key, url, want string }{
+			{"no key", "", nobody, "set INSTANTAPI_API_KEY"},
+			{"key with a line break at its end", key + "\r\n", nobody, "white space in INSTANTAPI_API_KEY"},
+			{"key with a line break in it", key + "\n" + key, nobody, "white space in INSTANTAPI_API_KEY"},
+			{"nobody listens", key, nobody, "refused"},
+			{"not the sender", key, answer.URL, "no task_id"},
+		} {
+			t.Run(client+", "+test.name, func(t *testing.T) {
+				output, err := runSubmit(t, command, "A text", "INSTANTAPI_URL="+test.url, "INSTANTAPI_API_KEY="+test.key, "INSTANTAPI_WEBHOOK_URL="+nobody)
+				if err == nil || !strings.Contains(strings.ToLower(output), strings.ToLower(test.want)) || strings.Count(output, "\n") != 1 {
+					t.Errorf("%v: it printed %q, want one line with %q", err, output, test.want)
+				}
+				if strings.Contains(output, key) {
+					t.Errorf("the key is in %q", output)
+				}
+			})
+		}
+	}
+}
+
+// submitClients are the commands that hand in tasks.
+func submitClients(t *testing.T) map[string][]string {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		python = lookPath(t, "python")
+	}
+	return map[string][]string{
+		"JavaScript": {lookPath(t, "node"), "examples/submit/submit.js"},
+		"Python":     {python, "examples/submit/submit.py"},
+	}
+}
+
+// runSubmit hands in a task.
+func runSubmit(t *testing.T, client []string, input string, env ...string) (output string, err error) {
+	cmd := exec.CommandContext(t.Context(), client[0], client[1], "summarize", input)
+	cmd.Env = slices.Concat(userEnviron, env, []string{"no_proxy=127.0.0.1", "PYTHONUTF8=1"})
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // sandboxProcess is a `caddy instantapi sandbox`.
 type sandboxProcess struct {
 	*process
@@ -83,15 +126,12 @@ func startSandbox(t *testing.T, c exampleCaddy, args ...string) sandboxProcess {
 // submit hands in a task with one of the clients and returns the task's ID.
 func (s sandboxProcess) submit(t *testing.T, client []string, endpoint, input string) (taskID string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), client[0], client[1], "summarize", input)
-	cmd.Env = append(slices.Clone(userEnviron),
-		"INSTANTAPI_URL="+s.url, "INSTANTAPI_API_KEY=demo-key", "INSTANTAPI_WEBHOOK_URL="+endpoint,
-		"no_proxy=127.0.0.1", "PYTHONUTF8=1")
-	output, err := cmd.CombinedOutput()
+	output, err := runSubmit(t, client, input,
+		"INSTANTAPI_URL="+s.url, "INSTANTAPI_API_KEY=demo-key", "INSTANTAPI_WEBHOOK_URL="+endpoint)
 	if err != nil {
 		t.Fatalf("%s: %v\n%s", client[1], err, output)
 	}
-	return strings.TrimSpace(string(output))
+	return strings.TrimSpace(output)
 }
 
 // waitForDeliveries waits until nothing is left to be sent.

@@ -22,12 +22,16 @@ async function submitAsyncTask(task, input, options = {}) {
   });
   const answer = await response.text();
   if (!response.ok) throw new Error(`InstantAPI answered ${response.status} ${answer}`);
-  return JSON.parse(answer).task_id;
+  const { task_id: taskID } = JSON.parse(answer);
+  if (!taskID) throw new Error('the answer has no task_id: is INSTANTAPI_URL right?');
+  return taskID;
 }
 
 function env(name) {
   const value = process.env[name];
   if (!value) throw new Error(`set ${name}, see the top of submit.js`);
+  // The error that fetch has for a line break in a header repeats the key.
+  if (/\s/.test(value)) throw new Error(`there is white space in ${name}`);
   return value;
 }
 

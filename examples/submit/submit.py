@@ -46,16 +46,22 @@ def submit_async_task(task, input, options=None):
     )
     try:
         with opener.open(request, timeout=10) as response:
-            return json.load(response)["task_id"]
+            answer = json.load(response)
     except urllib.error.HTTPError as err:
         answer = err.read().decode(errors="replace")
         raise RuntimeError(f"InstantAPI answered {err.code} {answer}") from err
+    if not isinstance(answer, dict) or "task_id" not in answer:
+        raise RuntimeError("the answer has no task_id: is INSTANTAPI_URL right?")
+    return answer["task_id"]
 
 
 def env(name):
     value = os.environ.get(name)
     if not value:
         raise RuntimeError(f"set {name}, see the top of submit.py")
+    if value.split() != [value]:
+        # The error that urllib has for a line break in a header repeats the key.
+        raise RuntimeError(f"there is white space in {name}")
     return value
 
 
