@@ -611,6 +611,9 @@ func (report eventsReport) print(out io.Writer, asJSON bool) error {
 func (ev eventReport) print(out io.Writer) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	row := func(name, value string) { fmt.Fprintf(table, "%s:\t%s\n", name, value) }
+	if ev.Scope != "" {
+		row("scope", ev.Scope)
+	}
 	for _, name := range slices.Sorted(maps.Keys(ev.Fields)) {
 		row(name, ev.Fields[name].String())
 	}

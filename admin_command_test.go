@@ -91,7 +91,7 @@ func TestAdminCommands(t *testing.T) {
 	}
 
 	says(run(0, "lookup", "--address", admin, "--url", hook, "--task-id", "a"),
-		`"task.completed"`, "delivered", "backend status:  200", "1 month from now", `"task.failed"`, "unknown")
+		`"task.completed"`, "delivered", "backend status:  200", " from now)", `"task.failed"`, "unknown")
 	says(run(4, "lookup", "--address", admin, "--url", hook, "--task-id", "a", "--event-type", "task.failed"), "unknown")
 	says(run(4, "lookup", "--address", admin, "--url", hook, "--event-type", "task.completed", "--field", "task_id:=1"), "unknown")
 	var found struct {

@@ -309,6 +309,12 @@ func testGrafana(t *testing.T, c exampleCaddy) {
 			}
 		}
 	}
+	t.Run("alerts", func(t *testing.T) {
+		promtool := lookPath(t, "promtool")
+		if output, err := exec.Command(promtool, "test", "rules", "examples/grafana/alerts_test.yml").CombinedOutput(); err != nil {
+			t.Errorf("promtool: %v\n%s", err, output)
+		}
+	})
 }
 
 func readFile(t *testing.T, path string) []byte {
