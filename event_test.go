@@ -18,10 +18,6 @@ func FuzzScanEvent(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	for _, depth := range []int{maxNesting - 1, maxNesting} { // the object around it not counted
-		f.Add([]byte(`{"a":` + strings.Repeat(`[`, depth) + strings.Repeat(`]`, depth) + `}`))
-		f.Add([]byte(strings.Repeat(`{"a":`, depth+1) + `{}` + strings.Repeat(`}`, depth+1)))
-	}
 	for _, c := range []byte{0, 0x1f, ' ', '"', '\\', 0x7f, 0x80, 0xff} { // at each place of a word
 		for at := range 17 {
 			text := []byte("................")
@@ -52,4 +48,38 @@ func FuzzScanEvent(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestScannedValuesOutliveTheScanner(t *testing.T) {
+	body := []byte(`{"task_id":"first"}`)
+	values, err := scanEvent(body, []string{"task_id"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 100 { // the same scanner among them
+		if _, err := scanEvent([]byte(`{"task_id":"other"}`), []string{"task_id"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if string(values[0]) != `"first"` {
+		t.Errorf("value became %s", values[0])
+	}
+}
+
+// As deep as encoding/json goes, and no deeper.
+func TestNestingIsBounded(t *testing.T) {
+	for _, depth := range []int{9_999, 10_000} { // with one object around it
+		for _, body := range []string{
+			`{"a":` + strings.Repeat(`[`, depth) + strings.Repeat(`]`, depth) + `}`,
+			strings.Repeat(`{"a":`, depth) + `{}` + strings.Repeat(`}`, depth),
+		} {
+			_, err := scanEvent([]byte(body), nil)
+			if ok := json.Valid([]byte(body)); (err == nil) != ok {
+				t.Errorf("depth %d of %.6s: got %v, encoding/json says %v", depth+1, body, err, ok)
+			}
+		}
+	}
+	if _, err := scanEvent([]byte(`{"a":`+strings.Repeat(`[`, 4<<20)), nil); err == nil {
+		t.Error("open brackets are an object")
+	}
 }
