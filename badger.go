@@ -157,6 +157,13 @@ const (
 	// 15% of a memtable: some 6,500 records.
 	maxBatch = 4096
 
+	// gatherTime is how long a batch waits for more, where others are recording
+	// too: about as long as a sync takes. At 64 connections it raised the
+	// guard's requests/s from 0.66 to 0.73 of a plain reverse_proxy's, and
+	// lowered its CPU time from 1.57 to 1.40; twice as long gains no more, and
+	// costs at 16 connections, where this does not.
+	gatherTime = 500 * time.Microsecond
+
 	// recordTimeout is how long a delivery waits for its record while the
 	// disk hangs: the sender's patience is not known, so not for long.
 	recordTimeout = 10 * time.Second
@@ -234,7 +241,9 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	s.version = max(db.MaxVersion(), coverVersion)
 	db.SetDiscardTs(s.version)
 	s.writer = batcher[badgerEntry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
-	s.writer.gather, _ = time.ParseDuration(os.Getenv("XDELAY"))
+	if sync {
+		s.writer.gather = gatherTime
+	}
 	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil
 }

@@ -15,29 +15,30 @@ var (
 
 // batcher writes together what concurrent callers want written. While one batch
 // is being committed the next one fills, so a slow commit (a sync of the disk)
-// serves everyone who came during the one before. A lone caller waits for
-// nobody.
+// serves everyone who came during the one before. Where there are many, a batch
+// waits a moment for more. A lone caller waits for nobody.
 type batcher[T any] struct {
 	commit  func([]T) error // called for one batch after the other, in the order of their beginnings
 	limit   int             // items a commit
-	gather  time.Duration   // see write
+	gather  time.Duration   // how long a batch waits for more, if it has waited for one of several items
 	timeout time.Duration   // of a batch, after which its callers get an answer in any case
 
 	mu      sync.Mutex
 	filling *batch[T]
-	latest  chan struct{} // closed when the latest batch is written; nil: there was none
-	company bool          // the last batch held more than one item
+	latest  chan struct{} // closed when the latest batch is written
 	closed  bool
 	writes  sync.WaitGroup
+
+	company bool // the last batch held more than one item; of the batch whose turn it is
 }
 
 type batch[T any] struct {
-	items   []T
-	answers []error       // one an item; nil: all committed
-	ended   chan struct{} // closed when there are answers
-	late    bool          // the answer is errBatchTimeout
-	before  chan struct{} // closed when the batch before is written
-	written chan struct{} // closed when this one is
+	items    []T
+	before   chan struct{} // closed when the batch before is written
+	written  chan struct{} // closed when this one is
+	answered bool
+	answers  []error       // one an item; nil: all committed
+	ended    chan struct{} // closed when there are answers
 }
 
 // add returns when item is committed, with nil, or when it is not.
@@ -67,6 +68,10 @@ func (b *batcher[T]) add(item T) error {
 // begin starts a batch, which will be written when the one before is.
 func (b *batcher[T]) begin() *batch[T] {
 	begun := &batch[T]{ended: make(chan struct{}), before: b.latest, written: make(chan struct{})}
+	if b.latest == nil { // it is the first
+		begun.before = make(chan struct{})
+		close(begun.before)
+	}
 	b.latest = begun.written
 	b.writes.Go(func() { b.write(begun) })
 	return begun
@@ -77,25 +82,29 @@ func (b *batcher[T]) write(full *batch[T]) {
 	overdue := time.AfterFunc(b.timeout, func() { b.giveUp(full) })
 	defer overdue.Stop()
 	defer close(full.written)
-	if full.before != nil {
-		<-full.before
+	if full.waitForTurn() && b.company {
+		time.Sleep(b.gather)
 	}
 	b.mu.Lock()
-	if b.company && b.gather > 0 {
-		b.mu.Unlock()
-		time.Sleep(b.gather)
-		b.mu.Lock()
-	}
 	b.stopFilling(full)
-	b.company = len(full.items) > 1
 	b.mu.Unlock()
+	b.company = len(full.items) > 1
 
 	answers := b.commitAll(full.items)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !full.late {
-		full.answers = answers
-		close(full.ended)
+	full.answer(answers)
+}
+
+// waitForTurn waits until the batch before is written, and reports whether it had
+// to.
+func (b *batch[T]) waitForTurn() (waited bool) {
+	select {
+	case <-b.before:
+		return false
+	default:
+		<-b.before
+		return true
 	}
 }
 
@@ -104,15 +113,18 @@ func (b *batcher[T]) write(full *batch[T]) {
 func (b *batcher[T]) giveUp(full *batch[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	select {
-	case <-full.ended:
-		return
-	default:
-	}
 	b.stopFilling(full)
-	full.late = true
-	full.answers = slices.Repeat([]error{errBatchTimeout}, len(full.items))
-	close(full.ended)
+	full.answer(slices.Repeat([]error{errBatchTimeout}, len(full.items)))
+}
+
+// answer answers the callers, unless they have an answer.
+func (b *batch[T]) answer(answers []error) {
+	if b.answered {
+		return
+	}
+	b.answered = true
+	b.answers = answers
+	close(b.ended)
 }
 
 // stopFilling sees to it that nothing is added to the batch any more.

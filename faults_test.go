@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -796,6 +797,28 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 	}
 }
 
+// What a caller gave up on is written before what comes later: a late record must
+// not undo that its event was forgotten since.
+func TestWritersAreServedInOrder(t *testing.T) {
+	hang := make(chan struct{})
+	var committed []int
+	b := &batcher[int]{limit: 1, timeout: time.Nanosecond, commit: func(items []int) error {
+		<-hang
+		committed = append(committed, items...)
+		return nil
+	}}
+	for item := range 200 {
+		if err := b.add(item); !errors.Is(err, errBatchTimeout) {
+			t.Errorf("got %v, want errBatchTimeout", err)
+		}
+	}
+	close(hang)
+	b.close()
+	if len(committed) != 200 || !slices.IsSorted(committed) {
+		t.Errorf("committed in the order %v", committed)
+	}
+}
+
 // close waits for what has been accepted, and nobody is left without an answer.
 func TestCloseAnswersEveryWriter(t *testing.T) {
 	var committed atomic.Int64
@@ -829,5 +852,29 @@ func TestCloseAnswersEveryWriter(t *testing.T) {
 	}
 	if accepted.Load() != after || accepted.Load()+refused.Load() != 5000 || refused.Load() == 0 {
 		t.Errorf("%d were committed, %d accepted, %d refused", after, accepted.Load(), refused.Load())
+	}
+}
+
+// Who comes alone is not made to wait for others, however busy it was before.
+func TestALoneWriterWaitsForNobody(t *testing.T) {
+	b := &batcher[int]{limit: 10, gather: time.Hour, timeout: 2 * time.Hour, commit: func(items []int) error {
+		time.Sleep(time.Millisecond)
+		return nil
+	}}
+	defer b.close()
+	for range 100 {
+		if err := b.add(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.gather = 0
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() { _ = b.add(1) })
+	}
+	wg.Wait()
+	b.gather = time.Hour
+	if err := b.add(1); err != nil {
+		t.Fatal(err)
 	}
 }
