@@ -3,6 +3,7 @@ package instantapi
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -15,12 +16,11 @@ var (
 
 // batcher writes together what concurrent callers want written. While one batch
 // is being committed the next one fills, so a slow commit (a sync of the disk)
-// serves everyone who came during the one before. Where there are many, a batch
-// waits a moment for more. A lone caller waits for nobody.
+// serves everyone who came during the one before. A lone caller waits for
+// nobody.
 type batcher[T any] struct {
 	commit  func([]T) error // called for one batch after the other, in the order of their beginnings
 	limit   int             // items a commit
-	gather  time.Duration   // how long a batch waits for more, if it has waited for one of several items
 	timeout time.Duration   // of a batch, after which its callers get an answer in any case
 
 	mu      sync.Mutex
@@ -28,8 +28,6 @@ type batcher[T any] struct {
 	latest  chan struct{} // closed when the latest batch is written
 	closed  bool
 	writes  sync.WaitGroup
-
-	company bool // the last batch held more than one item; of the batch whose turn it is
 }
 
 type batch[T any] struct {
@@ -82,30 +80,21 @@ func (b *batcher[T]) write(full *batch[T]) {
 	overdue := time.AfterFunc(b.timeout, func() { b.giveUp(full) })
 	defer overdue.Stop()
 	defer close(full.written)
-	if full.waitForTurn() && b.company {
-		time.Sleep(b.gather)
-	}
+	<-full.before
+	// Let who can run run: some of them have something for this batch. Where
+	// nobody can, this takes no time. With one batch a sync, it raised the
+	// guard's requests/s from 0.65 of a plain reverse_proxy's to 0.77, without
+	// syncs from 0.81 to 0.93; more than two, or sleeping, gained no more.
+	runtime.Gosched()
+	runtime.Gosched()
 	b.mu.Lock()
 	b.stopFilling(full)
 	b.mu.Unlock()
-	b.company = len(full.items) > 1
 
 	answers := b.commitAll(full.items)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	full.answer(answers)
-}
-
-// waitForTurn waits until the batch before is written, and reports whether it had
-// to.
-func (b *batch[T]) waitForTurn() (waited bool) {
-	select {
-	case <-b.before:
-		return false
-	default:
-		<-b.before
-		return true
-	}
 }
 
 // giveUp answers the callers of a batch that is not written in time. It may be

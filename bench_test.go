@@ -45,7 +45,7 @@ func BenchmarkRecord(b *testing.B) {
 			}
 			defer db.Close()
 			concurrentRecords(b, callers, func(id Identity, rec Record) error {
-				return db.Update(func(txn *badger.Txn) error { return txn.Set(id[:], encodeRecord(rec)) })
+				return db.Update(func(txn *badger.Txn) error { return txn.Set(id[:], appendRecord(nil, rec)) })
 			})
 		})
 	}

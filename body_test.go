@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -55,6 +56,52 @@ func TestBodyIsReadWhole(t *testing.T) {
 	}
 }
 
+// A proxy that is still sending when its request has ended gets no more of the
+// body, and nothing of the next one in the same buffer.
+func TestReleasedBodyGivesNothingAway(t *testing.T) {
+	const size = 60_000
+	read := func(letter byte) *requestBody {
+		r := &http.Request{Body: io.NopCloser(bytes.NewReader(bytes.Repeat([]byte{letter}, size))), ContentLength: size}
+		body, err := readBody(r, size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return body
+	}
+	cut := 0
+	for range 500 {
+		mine := read('a')
+		sending := make(chan []byte)
+		go func() {
+			sent, chunk := []byte(nil), make([]byte, 512)
+			for {
+				n, err := mine.Read(chunk)
+				sent = append(sent, chunk[:n]...)
+				if err != nil {
+					sending <- sent
+					return
+				}
+				runtime.Gosched()
+			}
+		}()
+		runtime.Gosched()
+		mine.release()
+		for range 4 {
+			read('b').release()
+		}
+		sent := <-sending
+		if others := bytes.Trim(sent, "a"); len(others) > 0 {
+			t.Fatalf("%d of %d bytes are another body's", len(others), len(sent))
+		}
+		if len(sent) < size {
+			cut++
+		}
+	}
+	if cut == 0 {
+		t.Error("each was sent before its release, so this proves nothing")
+	}
+}
+
 // A body that is too large, or ends early, leaves nothing to the next request.
 func TestBodyOfAFailedReadIsNotSeenAgain(t *testing.T) {
 	for range 100 {
@@ -96,6 +143,7 @@ func TestNoByteOfAnotherRequestReachesTheBackend(t *testing.T) {
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rand.IntN(2) == 0 { // an answer before the body is read
 			http.NewResponseController(w).EnableFullDuplex()
+			w.Header().Set("Content-Length", "0") // and so the guard is done
 			w.WriteHeader([]int{200, 500}[rand.IntN(2)])
 			http.NewResponseController(w).Flush()
 			time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
@@ -145,6 +193,7 @@ func hangUp(t *testing.T, addr string, r *http.Request, body []byte) {
 		return
 	}
 	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(10 * time.Second))
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	if err := r.Write(conn); err != nil {
 		t.Log(err) // an early answer may have closed it

@@ -854,27 +854,3 @@ func TestCloseAnswersEveryWriter(t *testing.T) {
 		t.Errorf("%d were committed, %d accepted, %d refused", after, accepted.Load(), refused.Load())
 	}
 }
-
-// Who comes alone is not made to wait for others, however busy it was before.
-func TestALoneWriterWaitsForNobody(t *testing.T) {
-	b := &batcher[int]{limit: 10, gather: time.Hour, timeout: 2 * time.Hour, commit: func(items []int) error {
-		time.Sleep(time.Millisecond)
-		return nil
-	}}
-	defer b.close()
-	for range 100 {
-		if err := b.add(1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.gather = 0
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() { _ = b.add(1) })
-	}
-	wg.Wait()
-	b.gather = time.Hour
-	if err := b.add(1); err != nil {
-		t.Fatal(err)
-	}
-}
