@@ -29,7 +29,8 @@ var scanners = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
 // writes when a text was cut in the middle of an emoji.
 //
 // A scan, because encoding/json into a struct takes eight times as long as the
-// HMAC of the same body. This library and not a faster one, because it limits
+// HMAC of the same body. A library, though a scanner of our own took a fifth less
+// time for text; this one and not a faster one, because it limits
 // the depth of nesting (to 10,000): a recursive scanner without that limit lets
 // one body of open brackets take gigabytes of stack.
 func scanEvent(body []byte, names []string) ([]jsontext.Value, error) {
