@@ -315,7 +315,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err := h.verify(body.bytes(), signature); err != nil {
 		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
-	ev.bodyHash = xxhash.Sum64(body.bytes())
 	id, err := h.identify(r, body.bytes(), ev)
 	if err != nil {
 		return h.answer(w, r, ev, answerJSON, err)
@@ -326,6 +325,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Claim the event: from here on nobody else delivers it.
+	ev.bodyHash = xxhash.Sum64(body.bytes())
 	ledger, err := h.app.acquire()
 	if err != nil {
 		storeErrorsOpen.Inc()
