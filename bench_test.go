@@ -31,6 +31,7 @@ import (
 // BenchmarkRecord compares records that are written together with one synced
 // Badger transaction a record.
 func BenchmarkRecord(b *testing.B) {
+	b.Run("limit/sync=true/batch=128", benchmarkBatches)
 	for _, callers := range []int{1, 32, 128, 512} {
 		for _, sync := range []bool{true, false} {
 			b.Run(fmt.Sprintf("together/sync=%t/callers=%d", sync, callers), func(b *testing.B) {
@@ -49,6 +50,24 @@ func BenchmarkRecord(b *testing.B) {
 			})
 		})
 	}
+}
+
+// benchmarkBatches writes one batch of 128 records after the other: as fast as
+// that goes, 128 callers could be served if it took no time to wake them.
+func benchmarkBatches(b *testing.B) {
+	s := testStore(b, b.TempDir(), true)
+	batch := make([]badgerEntry, 128)
+	written := 0
+	for b.Loop() {
+		for i := range batch {
+			batch[i] = badgerEntry{quickID(), Record{DeliveredAt: time.Now(), Status: 200}}
+		}
+		if err := s.commit(batch); err != nil {
+			b.Fatal(err)
+		}
+		written += len(batch)
+	}
+	b.ReportMetric(float64(written)/b.Elapsed().Seconds(), "records/s")
 }
 
 // concurrentRecords records b.N events from so many callers at once.
