@@ -1,109 +1,96 @@
 package instantapi
 
 import (
-	"bytes"
-	"errors"
-	"io"
 	"net/http"
-	"slices"
-	"sync"
+	"strings"
 
-	"github.com/go-json-experiment/json/jsontext"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
-// errNotAnObject means that a verified body is not one JSON object.
-var errNotAnObject = errors.New("body is not a JSON object")
-
-// scanners keeps JSON decoders between requests, because a decoder's state
-// outweighs the whole of a small event.
-var scanners = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
-
-// scanEvent checks that body is exactly one JSON object and returns the values
-// of its top-level members called names, in the order of names, nil where there
-// is none. Everything else is checked but not decoded. The values point into
-// body. The error is [errNotAnObject].
-//
-// Senders and backends disagree about what this package does not need to know,
-// so the scan takes no side: of a repeated name the last one counts, as in
-// JavaScript and Python; text may hold lone surrogates, which JSON.stringify
-// writes when a text was cut in the middle of an emoji.
-//
-// A scan, because encoding/json into a struct takes eight times as long as the
-// HMAC of the same body. A library, though a scanner of our own took a fifth less
-// time for text; this one and not a faster one, because it limits
-// the depth of nesting (to 10,000): a recursive scanner without that limit lets
-// one body of open brackets take gigabytes of stack.
-func scanEvent(body []byte, names []string) ([]jsontext.Value, error) {
-	dec := scanners.Get().(*jsontext.Decoder)
-	defer func() {
-		dec.Reset(http.NoBody) // so that the pool keeps no body alive
-		scanners.Put(dec)
-	}()
-	dec.Reset(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
-
-	if dec.PeekKind() != jsontext.KindBeginObject {
-		return nil, errNotAnObject
-	}
-	if _, err := dec.ReadToken(); err != nil {
-		return nil, errNotAnObject
-	}
-	values := make([]jsontext.Value, len(names))
-	for dec.PeekKind() == jsontext.KindString {
-		if err := scanMember(dec, body, names, values); err != nil {
-			return nil, errNotAnObject
-		}
-	}
-	if _, err := dec.ReadToken(); err != nil { // the closing brace
-		return nil, errNotAnObject
-	}
-	if _, err := dec.ReadToken(); err != io.EOF {
-		return nil, errNotAnObject
-	}
-	return values, nil
+// event is what is known of a request's event, for placeholders and logs.
+type event struct {
+	eventType, taskID, status string
+	outcome                   *outcome // nil until it is known
+	bodyRead                  bool
+	size                      int    // of the body in bytes
+	bodyHash                  uint64 // tells a changed repeat from a true one
+	backendStatus             int    // 0: none, or not yet
 }
 
-// scanMember reads one member of the object, and keeps its value where its name
-// is among names.
-func scanMember(dec *jsontext.Decoder, body []byte, names []string, values []jsontext.Value) error {
-	token, err := dec.ReadToken()
-	if err != nil {
-		return err
+// count counts the request by its outcome. It is the only place that does.
+func (ev *event) count() {
+	if ev.outcome == nil {
+		return // a panic on the way
 	}
-	name := token.String()
-	if !slices.Contains(names, name) {
-		return dec.SkipValue()
+	ev.outcome.requests.Inc()
+	if ev.outcome.reason != nil {
+		ev.outcome.reason.Inc()
 	}
-	value, err := dec.ReadValue()
-	if err != nil {
-		return err
+}
+
+// newEvent makes the request's placeholders and access log fields.
+func newEvent(r *http.Request) *event {
+	ev := new(event)
+	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(ev.placeholder)
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Set(zap.Object("instantapi_verify", ev))
 	}
-	end := dec.InputOffset() // the decoder's own slice is good until its next read only
-	for i := range names {
-		if names[i] == name {
-			values[i] = body[end-int64(len(value)) : end]
+	return ev
+}
+
+func (ev *event) placeholder(key string) (any, bool) {
+	switch key {
+	case "http.instantapi_verify.event_type":
+		return ev.eventType, true
+	case "http.instantapi_verify.task_id":
+		return ev.taskID, true
+	case "http.instantapi_verify.status":
+		return ev.status, true
+	case "http.instantapi_verify.outcome":
+		return ev.outcome.String(), true
+	default:
+		return nil, false
+	}
+}
+
+// MarshalLogObject implements zapcore.ObjectMarshaler.
+func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddString("outcome", ev.outcome.String())
+	for i, value := range []string{ev.eventType, ev.taskID, ev.status} {
+		if value == "" {
+			continue
 		}
+		if len(value) > maxLogged {
+			value = strings.ToValidUTF8(value[:maxLogged], "") + "..."
+		}
+		enc.AddString(eventFields[i], value)
 	}
 	return nil
 }
 
-// text returns what a value says: a string's characters, else the JSON itself.
-// Missing, null and "" say nothing.
-func text(value jsontext.Value) string {
-	var room [64]byte
-	said, _ := appendText(room[:0], value)
-	return string(said)
+// maxLogged cuts what an event says of itself, in bytes: a log is no place for
+// a body.
+const maxLogged = 128
+
+// describe returns the log fields of a request. There is nothing in them that
+// could be used to forge or to replay an event.
+func (ev *event) describe(r *http.Request, cause error) []zap.Field {
+	fields := []zap.Field{
+		zap.String("remote_addr", r.RemoteAddr),
+		zap.Int64("length", max(int64(ev.size), r.ContentLength)),
+		zap.Inline(ev),
+	}
+	if ev.backendStatus != 0 {
+		fields = append(fields, zap.Int("backend_status", ev.backendStatus))
+	}
+	if cause != nil {
+		fields = append(fields, zap.NamedError("reason", cause))
+	}
+	return fields
 }
 
-// appendText appends what a value says. exact is false where a string cannot be
-// told from some other one, because characters in it had to be replaced.
-func appendText(dst []byte, value jsontext.Value) (said []byte, exact bool) {
-	switch value.Kind() {
-	case jsontext.KindString:
-		dst, err := jsontext.AppendUnquote(dst, value)
-		return dst, err == nil
-	case jsontext.KindNull, jsontext.KindInvalid:
-		return dst, true
-	default:
-		return append(dst, value...), true
-	}
-}
+// Interface guard
+var _ zapcore.ObjectMarshaler = (*event)(nil)

@@ -1,0 +1,173 @@
+package instantapi
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// forward hands the event to the next handlers and, if they accept it, records
+// the delivery before the sender learns of it. Without a claim there is nothing
+// to record.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim) error {
+	// The sender's hanging up must not end the delivery: what the backend has
+	// accepted would not be remembered, and would be forwarded again.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.ForwardTimeout))
+	defer cancel()
+	if c != nil {
+		ctx = context.WithValue(ctx, claimedCtxKey{}, c.id)
+	}
+
+	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
+	dw := &deliveryWriter{
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h, request: r, event: ev, claim: c,
+	}
+	defer func() { // deferred, for handlers that panic
+		if dw.accepted() {
+			return
+		}
+		ev.outcome = outcomeUpstreamFailed
+		if c != nil {
+			c.release()
+		}
+	}()
+
+	err := next.ServeHTTP(dw, r.WithContext(ctx))
+	if err == nil && dw.status == 0 {
+		return h.endUnanswered(dw, r, ev)
+	}
+	if !dw.accepted() {
+		ev.outcome = outcomeUpstreamFailed
+		ev.backendStatus = dw.status
+		h.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", r, ev, err)
+	}
+	return err
+}
+
+// claimedCtxKey is where a request has the identity that a guard holds the claim
+// on, so that a second guard behind it does not wait for the first.
+type claimedCtxKey struct{}
+
+// isUnhandled reports whether the request went past all handlers.
+func isUnhandled(r *http.Request) bool {
+	unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool)
+	return unhandled
+}
+
+// endUnanswered is for a delivery that no handler wrote an answer to.
+func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) error {
+	if isUnhandled(r) {
+		// Caddy would answer 200, and the sender would take the event for
+		// delivered, though nobody has got it.
+		return h.answer(dw.ResponseWriter, r, ev, answerNoBackend,
+			errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?"))
+	}
+	dw.WriteHeader(http.StatusOK) // as net/http does
+	return nil
+}
+
+// record remembers that the backend accepted the event.
+func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
+	ev.backendStatus = status
+	if c != nil {
+		if err := c.delivered(h.newRecord(ev, status)); err != nil {
+			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
+				ev.describe(r, err)...)
+		}
+	}
+	if checked := h.log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
+		checked.Write(ev.describe(r, nil)...)
+	}
+}
+
+// now is the clock. Retention follows it: set forward, it ends the remembering
+// of events early by as much as it was set; set back, late.
+var now = time.Now
+
+func (h *Handler) newRecord(ev *event, status int) Record {
+	rec := Record{DeliveredAt: now(), Status: status, BodyHash: ev.bodyHash}
+	if h.Retention != Forever {
+		// Rounded up, because a record expires at the beginning of a second.
+		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
+	}
+	return rec
+}
+
+// deliveryWriter passes an answer on as it comes, but tells of a success before
+// it lets it out.
+type deliveryWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	handler *Handler
+	request *http.Request
+	event   *event
+	claim   *claim // nil: there is nothing to record
+	status  int    // 0 until there is a final one
+}
+
+func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *deliveryWriter) WriteHeader(status int) {
+	final := status >= 200 || status == http.StatusSwitchingProtocols
+	if final && w.status == 0 {
+		w.status = status
+		if w.accepted() && isUnhandled(w.request) {
+			// "templates" and others make an answer of what nobody answered.
+			w.status, status = http.StatusBadGateway, http.StatusBadGateway
+		}
+		if w.accepted() {
+			w.handler.record(w.request, w.event, w.claim, status)
+		}
+	}
+	w.ResponseWriterWrapper.WriteHeader(status)
+}
+
+// Write implements http.ResponseWriter.
+func (w *deliveryWriter) Write(p []byte) (int, error) {
+	w.implyHeader()
+	return w.ResponseWriterWrapper.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *deliveryWriter) ReadFrom(r io.Reader) (int64, error) {
+	w.implyHeader()
+	return w.ResponseWriterWrapper.ReadFrom(r)
+}
+
+// FlushError is what http.ResponseController calls; without it the flush would
+// go past this writer and let an answer out.
+func (w *deliveryWriter) FlushError() error {
+	w.implyHeader()
+	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:bodyclose
+}
+
+// Hijack is what http.ResponseController calls. Who takes the connection has not
+// said that it took the event.
+func (w *deliveryWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack() //nolint:bodyclose
+	if err == nil && w.status == 0 {
+		w.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
+func (w *deliveryWriter) implyHeader() {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// Interface guards
+var (
+	_ http.ResponseWriter = (*deliveryWriter)(nil)
+	_ io.ReaderFrom       = (*deliveryWriter)(nil)
+	_ http.Hijacker       = (*deliveryWriter)(nil)
+)
