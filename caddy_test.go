@@ -964,8 +964,14 @@ func TestStoreFailsAfterTheDelivery(t *testing.T) {
 	if log := s.logged(); !strings.Contains(log, "could not be recorded") || !strings.Contains(log, "disk on fire") {
 		t.Error("failure is not logged")
 	}
+	// The store is not given more to refuse.
+	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
+	b.wantDeliveries(t, 1)
 	store.set(nil, nil)
 	eventually(t, "delivery is recorded late", func() bool { return store.size() == 1 })
+	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
+	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+	b.wantDeliveries(t, 2)
 }
 
 func TestVerifyOnly(t *testing.T) {

@@ -2,6 +2,7 @@ package instantapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
@@ -60,16 +62,12 @@ func checkTables(path string) (err error) {
 		return err
 	}
 	defer file.Close()
-	manifest, end, err := badger.ReplayManifestFile(file, 0, badgerOptions(path, true, nil))
+	manifest, _, err := badger.ReplayManifestFile(file, 0, badgerOptions(path, true, nil))
 	if err != nil {
 		return fmt.Errorf("%s can't be read: %w", badger.ManifestFilename, err)
 	}
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
 	known := slices.Collect(maps.Keys(manifest.Tables))
-	if len(files) > len(known) && (len(known) == 0 || end < info.Size()) {
+	if len(files) > len(known) { // Badger would delete the others
 		// A crash can leave tables that the manifest does not name yet, but then
 		// what they were made of is still there, and so is the log in use.
 		if logs, _ := filepath.Glob(filepath.Join(path, "*.mem")); len(logs) == 0 {
@@ -116,8 +114,9 @@ func verifyTable(name string) (err error) {
 // Badger keeps the records of an unfinished table in a log, a file *.mem, and
 // replays it when it opens. Where it finds an entry that is not whole it takes
 // that for the end, and cuts the log there. That is right for the torn tail of a
-// crash; but where whole batches follow, the log was damaged later, and cutting
-// it would forget deliveries that were acknowledged. So this looks first.
+// crash; but where a later batch follows, there or in a newer log, the log was
+// damaged after it had been synced, and cutting it would forget deliveries that
+// were acknowledged. So this looks first.
 //
 // The format is that of Badger v4, memtable.go: a header of 20 bytes, then
 // entries of meta, user meta, key length, value length and expiry (as varints),
@@ -139,36 +138,51 @@ func checkLogs(path string) error {
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(logs, func(a, b string) int { // 99999.mem is older than 100000.mem
+		return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+	})
+	var whole uint64
 	for _, log := range logs {
-		if err := checkLog(log); err != nil {
+		if whole, err = checkLog(log, whole); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func checkLog(file string) error {
+// checkLog checks a log behind one whose last whole batch is known, 0 where there
+// is none, and returns the last whole batch of both.
+//
+// Versions count the batches. The first one that is not whole is the one after
+// the last whole one; of a batch after that there can be something only if the
+// one before was on the disk, synced.
+func checkLog(file string, whole uint64) (uint64, error) {
 	log, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if len(log) <= logHeaderSize {
-		return nil // Badger was just making it
+		return whole, nil // Badger was just making it
 	}
 	log = log[logHeaderSize:]
-	whole, end := wholeEntries(log)
-	rest := bytes.TrimRight(log[end:], "\x00")
-	if len(rest) == 0 {
-		return nil
+	first, _ := eventVersions(log)
+	if first == 0 {
+		return whole, nil
 	}
-	// Versions count the batches. The first one that is not whole is the one
-	// after the last whole one; of a batch after that there can be something
-	// only if the one before was on the disk, synced.
-	if later := latestEvent(rest); later > whole+1 {
-		return fmt.Errorf("its log %s is damaged at byte %d: batch %d can't be read, though batch %d was written after it",
+	if whole == 0 {
+		whole = first - 1 // what was before it is in the tables
+	}
+	if first > whole+1 {
+		return 0, fmt.Errorf("its log before %s is damaged: batch %d can't be read, though batch %d was written after it",
+			filepath.Base(file), whole+1, first)
+	}
+	last, end := wholeEntries(log)
+	whole = max(whole, last)
+	if _, later := eventVersions(log[end:]); later > whole+1 {
+		return 0, fmt.Errorf("its log %s is damaged at byte %d: batch %d can't be read, though batch %d was written after it",
 			filepath.Base(file), logHeaderSize+end, whole+1, later)
 	}
-	return nil
+	return whole, nil
 }
 
 // logEntry is what has to be known of an entry.
@@ -195,18 +209,21 @@ func wholeEntries(log []byte) (version uint64, end int) {
 	}
 }
 
-// latestEvent returns the highest version among the events' entries in log,
-// wherever they begin.
-func latestEvent(log []byte) (version uint64) {
+// eventVersions returns the lowest and the highest version among the events'
+// entries in log, wherever they begin, 0 where there is none.
+func eventVersions(log []byte) (lowest, highest uint64) {
 	// How every event's entry begins.
 	start := []byte{metaOfBatch, 0, byte(len(Identity{}) + versionSize), recordSize}
 	for {
 		i := bytes.Index(log, start)
 		if i < 0 {
-			return version
+			return lowest, highest
 		}
 		if entry, ok := readLogEntry(log[i:]); ok && entry.event {
-			version = max(version, entry.version)
+			highest = max(highest, entry.version)
+			if lowest == 0 || entry.version < lowest {
+				lowest = entry.version
+			}
 		}
 		log = log[i+1:]
 	}

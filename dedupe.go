@@ -102,13 +102,14 @@ type Store interface {
 // long as the caller was ready to wait.
 var errInFlight = errors.New("another request is delivering this event")
 
-// errUnrecordedFull means that a failing store has left more deliveries in
-// memory than is good for the process.
-var errUnrecordedFull = errors.New("too many deliveries wait for the store to work again")
+// errNotRecording means that the store has refused to record a delivery. Until it
+// takes that one it is not given more to refuse: what only the memory knows is
+// gone with the process.
+var errNotRecording = errors.New("store does not record deliveries at present, see its last error")
 
 const (
-	// maxUnrecorded bounds the deliveries kept in memory while the store
-	// fails: about 16 MiB. Only on_store_error forward can ever get there.
+	// maxUnrecorded bounds the deliveries kept in memory while the store does
+	// not record: about 16 MiB. Only on_store_error forward can ever get there.
 	maxUnrecorded = 100_000
 
 	// retryUnrecorded is how long to leave a failing store alone.
@@ -235,17 +236,16 @@ func (c *claim) lookUp() (*claim, *earlier, error) {
 func (l *ledger) lookup(id Identity) (Record, bool, error) {
 	l.mu.Lock()
 	rec, found := l.unrecorded[id]
-	full := len(l.unrecorded) >= maxUnrecorded
+	notRecording := len(l.unrecorded) > 0
 	l.mu.Unlock()
 	if found {
 		return rec, true, nil
 	}
 	rec, found, err := l.store.Lookup(id)
-	if err == nil && !found && full {
-		err = errUnrecordedFull
-	}
 	if err != nil {
 		l.failed(storeErrorsLookup, err)
+	} else if !found && notRecording {
+		err = errNotRecording
 	}
 	return rec, found, err
 }
@@ -275,14 +275,21 @@ func (l *ledger) load() (inFlight, unrecorded int) {
 // recorded as soon as the store works again.
 func (c *claim) delivered(rec Record) error {
 	defer c.end(&rec)
+	recorded := false
+	defer func() { // deferred, should Record panic
+		if !recorded {
+			c.ledger.keep(c.id, rec)
+		}
+	}()
 	start := time.Now()
 	err := c.ledger.store.Record(c.id, rec)
 	recordSeconds.Observe(time.Since(start).Seconds())
 	if err != nil {
 		c.ledger.failed(storeErrorsRecord, err)
-		c.ledger.keep(c.id, rec)
+		return err
 	}
-	return err
+	recorded = true
+	return nil
 }
 
 // release ends the claim without a delivery: the next attempt is forwarded.
@@ -406,7 +413,7 @@ func (l *ledger) ask(id Identity) (known knowledge, err error) {
 	case c != nil:
 		known.inFlight = c.since
 		return known, nil
-	case errors.Is(err, errNoSpace) || errors.Is(err, errUnrecordedFull):
+	case errors.Is(err, errNoSpace) || errors.Is(err, errNotRecording):
 		return known, nil // it could not be recorded, but nobody wants to
 	}
 	return known, err

@@ -303,8 +303,8 @@ func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 	if rest := bytes.TrimRight(content[end:], "\x00"); len(rest) > 0 {
 		t.Errorf("%d bytes were not read", len(rest))
 	}
-	if later := latestEvent(content); later != version {
-		t.Errorf("latest event is of batch %d, want %d", later, version)
+	if first, last := eventVersions(content); first != coverVersion+1 || last != version {
+		t.Errorf("events are of the batches %d to %d, want %d to %d", first, last, coverVersion+1, version)
 	}
 	entry, ok := readLogEntry(content)
 	if !ok || !entry.event || entry.version != coverVersion+1 {

@@ -1,0 +1,97 @@
+package instantapi
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/dgraph-io/badger/v4"
+)
+
+// The first batch of a log has none before it to say which one it is.
+func TestTornFirstBatchIsRepairedSilently(t *testing.T) {
+	live := t.TempDir()
+	s := testStore(t, live, true)
+	batch := make([]badgerEntry, 300) // several pages, any of which a power cut may leave out
+	for i := range batch {
+		batch[i] = badgerEntry{randomID(), Record{DeliveredAt: time.Now(), Status: 200}}
+	}
+	if err := s.commit(batch); err != nil {
+		t.Fatal(err)
+	}
+	for name, lost := range map[string][2]int{"its first page": {logHeaderSize, 4096}, "its second page": {4096, 8192}} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.CopyFS(dir, os.DirFS(live)); err != nil {
+				t.Fatal(err)
+			}
+			logs, _ := filepath.Glob(filepath.Join(dir, "*.mem"))
+			edit(t, logs[0], func(log []byte) []byte { clear(log[lost[0]:lost[1]]); return log })
+			s := testStore(t, dir, true)
+			wantFound(t, s, fillStore(t, s, 10, time.Time{}))
+		})
+	}
+}
+
+// The last batch of a log looks like the torn tail of a crash, but for the log
+// that was begun after it.
+func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
+	dir, log, ids := crashedLog(t, 100)
+	content, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := bytes.Index(content, ids[51][:]) - 5 // where its entry begins
+	if _, ok := readLogEntry(content[cut:]); !ok {
+		t.Fatal("no entry begins there")
+	}
+	newer := filepath.Join(dir, "99999.mem")
+	edit(t, log, func(content []byte) []byte { return content[:cut] })
+	if err := os.WriteFile(newer, append(content[:logHeaderSize:logHeaderSize], content[cut:]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkLogs(dir); err != nil {
+		t.Fatalf("whole logs: %v", err)
+	}
+	edit(t, log, func(content []byte) []byte { content[len(content)-70] ^= 1; return content })
+	_, err = openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	wantError(t, err, "its log before 99999.mem is damaged", "restore the directory")
+
+	// The names are numbers, of at least five digits.
+	if err := os.Rename(newer, filepath.Join(dir, "100000.mem")); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, checkLogs(dir), "its log before 100000.mem is damaged")
+}
+
+// Cut where one record of it ends, a manifest is whole to all appearances; Badger
+// would delete the tables that it does not name any more.
+func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
+	dir, _ := storeWithTables(t)
+	manifest := filepath.Join(dir, badger.ManifestFilename)
+	edit(t, manifest, func(content []byte) []byte {
+		for end := len(content) - 1; ; end-- {
+			file := filepath.Join(t.TempDir(), "manifest")
+			if err := os.WriteFile(file, content[:end], 0o600); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, whole, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, true, nil))
+			f.Close()
+			if err == nil && whole == int64(end) {
+				return content[:end]
+			}
+		}
+	})
+	before := tables(t, dir)
+	_, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	wantError(t, err, "MANIFEST names 1 of 2 tables", "restore the directory")
+	if after := tables(t, dir); len(after) != len(before) {
+		t.Errorf("tables were %v, are %v", before, after)
+	}
+}
