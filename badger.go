@@ -190,7 +190,8 @@ func badgerOptions(path string, sync bool, logger badger.Logger) badger.Options 
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		// A damaged block is never read as something else.
+		// A damaged block is never read as another one, though Badger takes it for
+		// one without the key: see damage.go.
 		WithChecksumVerificationMode(options.OnBlockRead).
 		// There is one writer and it never reads: nothing can conflict.
 		WithDetectConflicts(false).

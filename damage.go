@@ -26,7 +26,8 @@ import (
 // wrong, deletes the ones that a shortened manifest does not name, cuts a log at
 // the first entry that it can't read, and takes a block that it can't read for
 // one without the key. Each would forget acknowledged deliveries in silence. So
-// this looks at the files before Badger does, and changes nothing.
+// this looks at the files before Badger does, and changes nothing. (Damage that
+// comes while a store is open stays unseen, and a compaction makes it permanent.)
 
 // checkDatabase returns an error if the files of a closed database are damaged.
 func checkDatabase(path string, logs bool) error {

@@ -89,7 +89,8 @@ func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
 }
 
 // now is the clock. Retention follows it: set forward, it ends the remembering
-// of events early by as much as it was set; set back, late.
+// of events early by as much as it was set; set back, late. What expired while it
+// was ahead is gone for good once its disk space was given back.
 var now = time.Now
 
 func (h *Handler) newRecord(ev *event, status int) Record {

@@ -51,7 +51,7 @@ func (s *badgerStore) shrinkRegularly(interval time.Duration) {
 		case <-s.closing:
 			return
 		}
-		if err := s.shrink(); err != nil {
+		if err := s.shrink(); err != nil && !errors.Is(err, errClosing) {
 			storeLog().Error("giving back the space of expired events failed; trying again later",
 				zap.String("path", s.path), zap.Error(err))
 		}
@@ -163,7 +163,14 @@ func (s *badgerStore) coverAllKeys() error {
 		}
 	}
 	// The table is written in the background.
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		select {
+		case <-look.C:
+		case <-s.closing:
+			return errClosing
+		}
 		for _, table := range s.db.Tables() {
 			if table.Level == 0 && bytes.Equal(y.ParseKey(table.Left), firstKey) {
 				return nil
@@ -172,6 +179,9 @@ func (s *badgerStore) coverAllKeys() error {
 	}
 	return errors.New("covering the tables: no table was written within a minute")
 }
+
+// errClosing ends what would make the closing of the store wait.
+var errClosing = errors.New("store is being closed")
 
 func (s *badgerStore) writeExpired(key, value []byte) error {
 	txn := s.db.NewTransactionAt(coverVersion, true)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"slices"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -70,10 +69,7 @@ func scanMember(dec *jsontext.Decoder, body []byte, names []string, values []jso
 		return err
 	}
 	name := token.String()
-	if !slices.Contains(names, name) {
-		return dec.SkipValue()
-	}
-	value, err := dec.ReadValue()
+	value, err := dec.ReadValue() // also where it is not wanted: SkipValue takes half as long again for objects and arrays
 	if err != nil {
 		return err
 	}
