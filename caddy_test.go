@@ -974,6 +974,30 @@ func TestStoreFailsAfterTheDelivery(t *testing.T) {
 	b.wantDeliveries(t, 2)
 }
 
+// A disk that hangs takes nobody's answer away.
+func TestStoreFailsByHanging(t *testing.T) {
+	b := newBackend(t, nil)
+	s := run(t, guard(b, ""))
+	var store *badgerStore
+	openLedgers.Range(func(_, value any) bool {
+		store = value.(*openLedger).store.(*badgerStore)
+		return true
+	})
+	hang := make(chan struct{})
+	commit := store.writer.commit
+	store.writer.commit = func(entries []badgerEntry) error {
+		<-hang
+		return commit(entries)
+	}
+	store.writer.timeout = time.Second
+	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
+	close(hang)
+	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
+	b.wantDeliveries(t, 2)
+}
+
 func TestVerifyOnly(t *testing.T) {
 	b := newBackend(t, nil)
 	s := newSite(t)
