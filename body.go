@@ -24,23 +24,21 @@ const (
 	largestPooled = 4 << 20
 )
 
-// buffers keeps buffers between requests: a pool a size, from firstBuffer to
-// largestPooled.
-var buffers [11]sync.Pool
+// buffers keeps buffers between requests: a pool a size, one for firstBuffer and
+// one for each from secondBuffer to largestPooled.
+var buffers [9]sync.Pool
 
 func poolOf(size int) *sync.Pool {
-	return &buffers[bits.Len(uint(size/firstBuffer))-1]
+	return &buffers[bits.Len(uint(size/secondBuffer))]
 }
 
-// takeBuffer returns an empty buffer for at least size bytes.
+// takeBuffer returns an empty buffer of one of these sizes, or of a larger one
+// that is in no pool.
 func takeBuffer(size int) *[]byte {
-	if size > largestPooled {
-		buffer := make([]byte, 0, size)
-		return &buffer
-	}
-	size = max(firstBuffer, 1<<bits.Len(uint(size-1)))
-	if buffer, ok := poolOf(size).Get().(*[]byte); ok {
-		return buffer
+	if size <= largestPooled {
+		if buffer, ok := poolOf(size).Get().(*[]byte); ok {
+			return buffer
+		}
 	}
 	buffer := make([]byte, 0, size)
 	return &buffer
