@@ -114,8 +114,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close implements io.Closer. Who has closed a body does not read it any more,
-// but a proxy's next attempt may.
+// Close implements io.Closer. It does nothing, as a proxy's next attempt may read
+// on: all of the body if the one before did not reach its upstream, else only the
+// rest, and then net/http ends that attempt because Content-Length says more.
 func (b *requestBody) Close() error { return nil }
 
 // release gives the buffer to other requests. From here on nobody can read it.
