@@ -56,6 +56,38 @@ func TestBodyIsReadWhole(t *testing.T) {
 	}
 }
 
+// Memory is bounded by what a sender has sent, whatever it announces.
+func TestBodyHasNoMoreRoomThanItNeeds(t *testing.T) {
+	const sent, announced = 1 << 20, 4 << 20
+	body, err := readBody(&http.Request{Body: io.NopCloser(&stingy{t: t, total: sent}), ContentLength: announced}, announced)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.release()
+	if len(body.bytes()) != sent {
+		t.Errorf("got %d bytes, want %d", len(body.bytes()), sent)
+	}
+}
+
+// stingy sends zeros little by little, and fails the test where the buffer becomes
+// more than twice what was sent.
+type stingy struct {
+	t           *testing.T
+	sent, total int
+}
+
+func (s *stingy) Read(p []byte) (int, error) {
+	if len(p) > max(secondBuffer, s.sent) {
+		s.t.Fatalf("room for %d more bytes, though only %d were sent", len(p), s.sent)
+	}
+	if s.sent == s.total {
+		return 0, io.EOF
+	}
+	n := min(len(p), 1000, s.total-s.sent)
+	s.sent += n
+	return n, nil
+}
+
 // A proxy that is still sending when its request has ended gets no more of the
 // body, and nothing of the next one in the same buffer.
 func TestReleasedBodyGivesNothingAway(t *testing.T) {
