@@ -119,6 +119,8 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 		{"answers something else", scenario{routes: "respond no 200", want: wantForwarded}, `answered 200 "no"`},
 		{"hangs up", scenario{routes: "abort", want: wantForwarded}, "no answer"},
 		{"forwards forgeries", scenario{routes: "{proxy}", sends: forgedEvents, want: wantRefused}, "answered 200"},
+		{"refuses forgeries, but forwards them", scenario{routes: "intercept {\nhandle_response {\nheader -Content-Length\nrespond `{\"error\": \"Invalid signature\"}` 401\n}\n}\n{proxy}",
+			sends: forgedEvents, want: wantRefused}, "the backend got"},
 		{"forwards what is unsigned", scenario{routes: "{proxy}", sends: unsignedEvents, want: wantRefused}, "answered 200"},
 		{"refuses what is signed", scenario{routes: "instantapi_verify other-secret {\nverify_only\n}\n{proxy}", want: wantForwarded}, "answered 401"},
 		{"forwards repeats", scenario{routes: "instantapi_verify {secret} {\nverify_only\n}\n{proxy}", sends: knownEvents, want: wantDuplicate}, "answered 200"},
