@@ -7,11 +7,14 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -136,6 +139,83 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A server that answers first and forwards later would do so in nobody's turn.
+func TestWhatIsForwardedLaterFailsTheRun(t *testing.T) {
+	const says = "the backend got 1 request after"
+	send := func(b *bench) {
+		res, err := http.Post("http://"+b.backend.addr, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		res.Body.Close()
+	}
+	newRun := func(t *testing.T) *bench {
+		o := short(t)
+		o.duration = 100 * time.Millisecond
+		b, err := newBench(t.Context(), o, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.close)
+		return b
+	}
+	t.Run("before the next turn", func(t *testing.T) {
+		b := newRun(t)
+		tmpl, err := newTemplate(1 << 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, err := b.start(t.Context(), group{size: 1 << 10, connections: 2}, tmpl, scenarios[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer run.stop()
+		if _, err := run.turn(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		send(b)
+		if _, err := run.turn(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want an error that says %q", err, says)
+		}
+	})
+	t.Run("after the last turn", func(t *testing.T) {
+		if runtime.GOOS == "windows" {
+			t.Skip("Caddy ends without waiting for its requests there")
+		}
+		b := newRun(t)
+		var once sync.Once
+		held := make(chan struct{})
+		later := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				io.Copy(io.Discard, r.Body)
+				once.Do(func() {
+					go http.Get("http://" + r.Host)
+					<-held
+				})
+				io.WriteString(w, "later")
+				return
+			}
+			// One that Caddy waits for when it ends: the turns are over then.
+			close(held)
+			for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+				conn, err := net.Dial("tcp", r.Host)
+				if err != nil {
+					break
+				}
+				conn.Close()
+			}
+			send(b)
+		}))
+		defer later.Close()
+		b.groups = []group{{size: 1 << 10, connections: 2, scenarios: []scenario{
+			{name: plain, routes: "reverse_proxy " + later.Listener.Addr().String(), want: answer{200, "later", false}}}}}
+		if err := b.measure(t.Context(), newReport(b)); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want an error that says %q", err, says)
+		}
+	})
 }
 
 func TestSlowSendersAreMeasured(t *testing.T) {

@@ -342,6 +342,9 @@ func (b *bench) measureGroup(ctx context.Context, g group) (r results, err error
 		for _, run := range runners {
 			run.stop()
 		}
+		if err == nil { // with the servers gone, nothing more can arrive
+			err = b.expect(expectation{Size: minimumSize})
+		}
 	}()
 	for _, s := range g.scenarios {
 		run, err := b.start(ctx, g, t, s)
@@ -462,7 +465,7 @@ func (r *runner) turn(ctx context.Context) (o outcome, err error) {
 
 // put puts a load on the server, and checks that the backend got what it should.
 func (r *runner) put(ctx context.Context, l *load, first uint64) (outcome, error) {
-	_, err := r.bench.backend.expect(expectation{Size: r.group.size, First: first, Events: len(l.stamps)})
+	err := r.bench.expect(expectation{Size: r.group.size, First: first, Events: len(l.stamps)})
 	if err != nil {
 		return outcome{}, err
 	}
@@ -478,4 +481,18 @@ func (r *runner) put(ctx context.Context, l *load, first uint64) (outcome, error
 		return o, errors.New("no request was answered in time; give a longer --duration")
 	}
 	return o, l.check(o, t)
+}
+
+// expect opens the backend's books for a turn. Nothing may have arrived since the
+// turn before was closed: a server that answers first and forwards later would
+// have a part of its work measured in nobody's turn.
+func (b *bench) expect(e expectation) error {
+	late, err := b.backend.expect(e)
+	if err != nil {
+		return err
+	}
+	if late.Foreign > 0 {
+		return fmt.Errorf("the backend got %s after all of the turn before had been answered", plural(late.Foreign, "request"))
+	}
+	return nil
 }
