@@ -67,6 +67,28 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx)
 }
 
+// Validate refuses other options than an open store has. Start would, too; but
+// Caddy starts the apps of a config in any order, and the HTTP app could serve
+// requests by then, without a store.
+func (a *App) Validate() (err error) {
+	openLedgers.Range(func(key, value any) bool {
+		if open, ok := value.(*openLedger); ok && key == a.key {
+			err = a.checkOptions(open)
+		}
+		return err == nil
+	})
+	return err
+}
+
+// checkOptions compares the options of an open store with this config's.
+func (a *App) checkOptions(open *openLedger) error {
+	if open.options == a.options {
+		return nil
+	}
+	return fmt.Errorf("store %s is open with other options: it has %s, this config asks for %s; restart Caddy to change them",
+		open.key, open.options, a.options)
+}
+
 // Start opens the store, or joins the one that the config before has open.
 func (a *App) Start() error {
 	if _, err := a.acquire(); err != nil {
@@ -150,10 +172,9 @@ func (a *App) acquire() (*ledger, error) {
 		return nil, err
 	}
 	open := value.(*openLedger)
-	if open.options != a.options {
+	if err := a.checkOptions(open); err != nil {
 		_ = a.release()
-		return nil, fmt.Errorf("store %s is open with other options: it has %s, this config asks for %s; restart Caddy to change them",
-			key, open.options, a.options)
+		return nil, err
 	}
 	return open.ledger, nil
 }
@@ -210,5 +231,6 @@ func unlockStorage(key string) {
 var (
 	_ caddy.App          = (*App)(nil)
 	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
 	_ caddy.CleanerUpper = (*App)(nil)
 )
