@@ -178,15 +178,18 @@ func (b *backend) eachOnce(t *testing.T, want int) {
 }
 
 func TestReloadsUnderLoad(t *testing.T) {
-	reloads := 40
+	reloads := 200
 	if testing.Short() {
 		reloads = 10
 	}
 	if os.Getenv("INSTANTAPI_VERIFY_TEST_LONG") == "1" {
-		reloads = 400
+		reloads = 2000
 	}
 	b := newBackend(t, nil)
 	s := run(t, guard(b, ""))
+	s.acknowledge(taskEvent("warm up"))
+	before := s.stopAndCount(b)
+	s.mustLoad(guard(b, ""))
 	stop := stress(t, s.url("/"), 4)
 	for i := range reloads {
 		options := []string{"", "retention 1h", "in_flight_wait 1s\nforward_timeout 1m", "on_store_error forward", "max_body_size 1MiB\nretention forever"}[i%5]
@@ -197,7 +200,8 @@ func TestReloadsUnderLoad(t *testing.T) {
 		}
 		s.mustLoad(guard(b, options))
 	}
-	b.eachOnce(t, stop())
+	b.eachOnce(t, 1+stop())
+	s.wantNothingLeft(b, before)
 }
 
 // A config that does without the directive lets the store go, but not before the
@@ -274,17 +278,8 @@ func TestClaimOutlivesAReload(t *testing.T) {
 func TestReloadsLeaveNothingBehind(t *testing.T) {
 	b := newBackend(t, nil)
 	s := run(t, guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("warm up"))).wantForwarded(t)
-	stopAndCount := func() (goroutines, files int) {
-		if err := caddy.Stop(); err != nil {
-			t.Fatal(err)
-		}
-		waitForClosedStores(t)
-		b.CloseClientConnections()
-		time.Sleep(200 * time.Millisecond)
-		return runtime.NumGoroutine(), openFiles()
-	}
-	goroutines, files := stopAndCount()
+	s.acknowledge(taskEvent("warm up"))
+	before := s.stopAndCount(b)
 	for i := range 20 {
 		s.mustLoad(guard(b, ""))
 		if i%5 == 0 {
@@ -300,16 +295,37 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 		s.mustLoad(guard(b, ""))
 		s.acknowledge(taskEvent(fmt.Sprint(i)))
 	}
-	var nowGoroutines, nowFiles int
+	s.wantNothingLeft(b, before)
+}
+
+// held is what a process has at a moment.
+type held struct{ goroutines, files int }
+
+// stopAndCount stops Caddy and returns what is still there without it.
+func (s *site) stopAndCount(b *backend) held {
+	s.t.Helper()
+	if err := caddy.Stop(); err != nil {
+		s.t.Fatal(err)
+	}
+	waitForClosedStores(s.t)
+	b.CloseClientConnections()
+	time.Sleep(200 * time.Millisecond)
+	return held{runtime.NumGoroutine(), openFiles()}
+}
+
+// wantNothingLeft stops Caddy and compares what is still there with what was.
+func (s *site) wantNothingLeft(b *backend, before held) {
+	s.t.Helper()
+	var after held
 	for range 50 { // Badger's goroutines end a moment after its Close
-		nowGoroutines, nowFiles = stopAndCount()
-		if nowGoroutines <= goroutines+2 && nowFiles <= files {
+		after = s.stopAndCount(b)
+		if after.goroutines <= before.goroutines+2 && after.files <= before.files {
 			return
 		}
 	}
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	t.Errorf("%d goroutines and %d files became %d and %d\n%s", goroutines, files, nowGoroutines, nowFiles, stacks)
+	s.t.Errorf("%+v became %+v\n%s", before, after, stacks)
 }
 
 // acknowledge sends an event until it is acknowledged.
