@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -265,61 +264,6 @@ func TestReadOnlyFileSystemIsRefused(t *testing.T) {
 				missing(t, fmt.Sprintf("remounting: %v %s", err, output))
 			}
 			wantRefused(t, disk, "can't be written to", "give it to the user who runs Caddy")
-		})
-	}
-}
-
-// A directory of another user is refused, by a process that may not do all.
-func TestDirectoryOfAnotherUserIsRefused(t *testing.T) {
-	if os.Getuid() != 0 {
-		missing(t, "becoming another user takes root")
-	}
-	const nobody = 65534
-	// Where everybody may look, and so with a program that everybody may run.
-	open, err := os.MkdirTemp("", "open")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(open) })
-	if err := os.Chmod(open, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(open, "program")
-	if err := os.WriteFile(program, content, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	good, _ := storeWithTables(t)
-	for name, test := range map[string]struct {
-		mode  os.FileMode
-		empty bool
-	}{
-		"empty":       {0o755, true},
-		"empty, ours": {0o700, true},
-		"store":       {0o755, false},
-		"store, ours": {0o700, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(open, name)
-			if err := os.Mkdir(dir, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if !test.empty {
-				if err := os.CopyFS(dir, os.DirFS(good)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := os.Chmod(dir, test.mode); err != nil {
-				t.Fatal(err)
-			}
-			cmd := childCommand("open", dir)
-			cmd.Path = program
-			cmd.Dir = open
-			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-			wantRefusedBy(t, cmd, dir, "denied", "give it to the user who runs Caddy")
 		})
 	}
 }

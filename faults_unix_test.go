@@ -1,0 +1,97 @@
+//go:build unix
+
+package instantapi
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// Faults of permissions, which take a user who may not do all.
+
+const nobody = 65534
+
+// openDir returns a new directory where everybody may look.
+func openDir(t *testing.T) string {
+	t.Helper()
+	open, err := os.MkdirTemp("", "open")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(open) })
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return open
+}
+
+// becomeNobody makes a child of root run as a user who may not do all, with a
+// program in an openDir, where that user may run it.
+func becomeNobody(t *testing.T, cmd *exec.Cmd, open string) {
+	t.Helper()
+	content, err := os.ReadFile(os.Args[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path = filepath.Join(open, "program")
+	if err := os.WriteFile(cmd.Path, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Dir = open
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+}
+
+func TestReadOnlyDirectoryIsRefused(t *testing.T) {
+	open := openDir(t)
+	dir := filepath.Join(open, "store")
+	if err := os.Mkdir(dir, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	cmd := childCommand("open", dir)
+	if os.Getuid() == 0 { // who may write everywhere
+		if err := os.Chown(dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+		becomeNobody(t, cmd, open)
+	}
+	wantRefusedBy(t, cmd, dir, "can't be written to", "give it to the user who runs Caddy")
+}
+
+// A directory of another user is refused, by a process that may not do all.
+func TestDirectoryOfAnotherUserIsRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		missing(t, "becoming another user takes root")
+	}
+	open := openDir(t)
+	good, _ := storeWithTables(t)
+	for name, test := range map[string]struct {
+		mode  os.FileMode
+		empty bool
+	}{
+		"empty":       {0o755, true},
+		"empty, ours": {0o700, true},
+		"store":       {0o755, false},
+		"store, ours": {0o700, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(open, name)
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if !test.empty {
+				if err := os.CopyFS(dir, os.DirFS(good)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chmod(dir, test.mode); err != nil {
+				t.Fatal(err)
+			}
+			cmd := childCommand("open", dir)
+			becomeNobody(t, cmd, open)
+			wantRefusedBy(t, cmd, dir, "denied", "give it to the user who runs Caddy")
+		})
+	}
+}
