@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -199,6 +200,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 			}
 		}
 		s.mustLoad(guard(b, options))
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // some meet traffic, some the reload before
 	}
 	b.eachOnce(t, 1+stop())
 	s.wantNothingLeft(b, before)
