@@ -198,18 +198,26 @@ func (l *load) work(ctx context.Context, take func() (int64, time.Time, bool), e
 		// A server may refuse a body before it has read all of it: the answer
 		// is there, though the writing failed.
 		_, writeErr := conn.Write(request.wire)
-		if err := res.Read(reader); err != nil {
-			return fmt.Errorf("no answer: %w", errors.Join(writeErr, err))
+		if err := l.want.read(reader, &res); err != nil {
+			return errors.Join(err, writeErr)
 		}
 		now := time.Now()
-		if res.StatusCode() != l.want.status || string(res.Body()) != l.want.body {
-			return fmt.Errorf("answered %d %.200q, want %d %q", res.StatusCode(), res.Body(), l.want.status, l.want.body)
-		}
 		*ends = append(*ends, answered{now, now.Sub(since)})
 		if writeErr != nil || res.ConnectionClose() {
 			hangUp()
 		}
 	}
+}
+
+// read reads an answer, and checks that it is this one.
+func (want answer) read(reader *bufio.Reader, res *fasthttp.Response) error {
+	if err := res.Read(reader); err != nil {
+		return fmt.Errorf("no answer: %w", err)
+	}
+	if res.StatusCode() != want.status || string(res.Body()) != want.body {
+		return fmt.Errorf("answered %d %.200q, want %d %q", res.StatusCode(), res.Body(), want.status, want.body)
+	}
+	return nil
 }
 
 func (l *load) dial(ctx context.Context) (net.Conn, error) {

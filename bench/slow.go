@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/valyala/fasthttp"
 )
 
 // slowRow is the memory of a server with senders that have sent only a part of
@@ -25,7 +27,8 @@ type slowRow struct {
 const announced = 4 << 20
 
 // slowSenders opens connections that announce bodies of 4 MiB and send a little
-// of them, then more.
+// of them, then more. In the end each sends all of it and has to get the right
+// answer: a server that had refused the bodies would need little memory, too.
 func (b *bench) slowSenders(ctx context.Context) ([]slowRow, error) {
 	chosen, err := findScenarios([]string{"buffered", "guard"})
 	if err != nil {
@@ -67,6 +70,15 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 			return nil, err
 		}
 	}
+	first := b.numbers
+	b.numbers += uint64(len(senders))
+	stamps, err := t.sign(first, len(senders))
+	if err != nil {
+		return nil, err
+	}
+	if err := b.expect(expectation{Size: announced, First: first, Events: len(stamps)}); err != nil {
+		return nil, err
+	}
 	request := t.request(srv.addr, s.sends)
 	head := len(request.wire) - announced
 	written := 0
@@ -75,6 +87,7 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 			if err := conn.SetDeadline(time.Now().Add(drainTimeout)); err != nil {
 				return nil, err
 			}
+			request.set(&stamps[i])
 			if _, err := conn.Write(request.wire[written : head+sent]); err != nil {
 				return nil, fmt.Errorf("sender %d: %w", i+1, err)
 			}
@@ -86,10 +99,30 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 		}
 		rows = append(rows, slowRow{s.name, len(senders), announced, sent, used})
 	}
-	if !srv.running() {
-		return nil, srv.explain(errors.New("the server ended"))
+	for i, conn := range senders {
+		request.set(&stamps[i])
+		if err := sendRest(conn, request.wire[written:], s.want); err != nil {
+			return nil, srv.explain(fmt.Errorf("sender %d: %w", i+1, err))
+		}
 	}
-	return rows, nil
+	got, err := b.backend.tally()
+	if err != nil {
+		return nil, err
+	}
+	l := load{want: s.want}
+	return rows, l.check(outcome{sent: len(senders)}, got)
+}
+
+func sendRest(conn net.Conn, rest []byte, want answer) error {
+	if err := conn.SetDeadline(time.Now().Add(drainTimeout)); err != nil {
+		return err
+	}
+	_, writeErr := conn.Write(rest)
+	var res fasthttp.Response
+	if err := want.read(bufio.NewReader(conn), &res); err != nil {
+		return errors.Join(err, writeErr)
+	}
+	return nil
 }
 
 // settledMemory waits until a process's memory has stopped to change.
