@@ -286,6 +286,32 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 	}
 }
 
+// All of these are answered before the clock starts.
+func TestWarmUpIsNotCounted(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, "warm")
+	}))
+	defer server.Close()
+	tmpl, err := newTemplate(1 << 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stamps, err := tmpl.sign(0, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &load{addr: server.Listener.Addr().String(), template: tmpl, stamps: stamps,
+		want: answer{200, "warm", true}, connections: 2, warmup: time.Minute, duration: time.Minute}
+	o, err := l.run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.sent != len(stamps) || o.requests != 0 || len(o.latencies) != 0 {
+		t.Errorf("%d sent, %d counted with %d latencies, want 20, 0 and 0", o.sent, o.requests, len(o.latencies))
+	}
+}
+
 func TestEventsAreSigned(t *testing.T) {
 	for _, size := range []int{minimumSize, minimumSize + 1, 1 << 10, 64 << 10} {
 		tmpl, err := newTemplate(size)
