@@ -284,6 +284,26 @@ func TestLatencyCountsFromWhenARequestWasDue(t *testing.T) {
 	if last := o.latencies[len(o.latencies)-1]; last < 5*takes {
 		t.Errorf("the latest answer was %s late", last)
 	}
+	if o.behind < 70 {
+		t.Errorf("behind by %d of 100 requests, though no more than 20 can have been answered", o.behind)
+	}
+}
+
+func TestOverloadIsReported(t *testing.T) {
+	for _, test := range []struct {
+		rate        float64
+		connections int
+		behind      bool
+	}{{10, 64, false}, {200_000, 2, true}} {
+		o := short(t, group{size: 1 << 10, connections: test.connections, rate: test.rate, scenarios: scenarios[:1]})
+		var out strings.Builder
+		if err := runAndReport(t.Context(), o, &out, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "plain fell behind by") != test.behind {
+			t.Errorf("at %g requests/s:\n%s", test.rate, out.String())
+		}
+	}
 }
 
 // All of these are answered before the clock starts.

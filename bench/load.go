@@ -38,6 +38,7 @@ type outcome struct {
 	elapsed   time.Duration
 	latencies []time.Duration // of each of these; at a fixed rate since it was due
 	cpu       []time.Duration // of each process
+	behind    int             // at a fixed rate: due before the clock stopped, but not answered
 }
 
 // answered is one request's end.
@@ -117,12 +118,22 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	for i := range after {
 		o.cpu = append(o.cpu, after[i]-before[i])
 	}
+	answers := 0
 	for _, own := range ends {
 		for _, e := range own {
-			if e.at.After(start) && !e.at.After(end) {
+			if e.at.After(end) {
+				continue
+			}
+			answers++
+			if e.at.After(start) {
 				o.latencies = append(o.latencies, e.latency)
 			}
 		}
+	}
+	// One a connection may be on its way at any time.
+	dueByEnd := min(len(l.stamps), int(l.rate*end.Sub(begin).Seconds())+1)
+	if l.rate > 0 && dueByEnd-answers > l.connections {
+		o.behind = dueByEnd - answers
 	}
 	o.requests = len(o.latencies)
 	slices.Sort(o.latencies)

@@ -46,7 +46,8 @@ type row struct {
 	Scenario    string  `json:"scenario"`
 	Size        int     `json:"size"`
 	Connections int     `json:"connections"`
-	Rate        float64 `json:"rate,omitempty"` // at which requests were due
+	Rate        float64 `json:"rate,omitempty"`   // at which requests were due
+	Behind      int     `json:"behind,omitempty"` // of these, not answered when their turn ended, and so in no figure
 
 	Requests  int     `json:"requests"`   // in all rounds
 	PerSecond float64 `json:"per_second"` // median of the rounds
@@ -117,6 +118,7 @@ func (r *report) add(g results) {
 		var server, others time.Duration
 		for round, o := range outcomes {
 			w.Requests += o.requests
+			w.Behind += o.behind
 			latencies = append(latencies, o.latencies...)
 			perSecond = append(perSecond, o.perSecond())
 			ratios = append(ratios, o.perSecond()/base[round].perSecond())
@@ -175,6 +177,11 @@ func (r *report) write(out io.Writer) error {
 	}
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	for _, w := range r.Rows {
+		if w.Behind > 0 {
+			fmt.Fprintf(out, "\n%s fell behind by %s at a rate of %g/s: with these, its latencies were higher.\n", w.Scenario, plural(w.Behind, "request"), w.Rate)
+		}
 	}
 	fmt.Fprintln(out, "\nCPU is the server's, a request; others' is the load generator's and the backend's.")
 	return r.writeTargets(out)
