@@ -97,7 +97,13 @@ func randomWalk(t *testing.T, seed uint64) int {
 		delivered [events]bool // acknowledged, and so never to be claimed again
 		forgotten [events]bool // may be claimed again, whatever was acknowledged
 	}
-	world.ledger, world.life = newTestLedger(store), 1
+	var ledgers []*ledger // of all lives
+	start := func() {
+		world.ledger = newTestLedger(store)
+		world.life++
+		ledgers = append(ledgers, world.ledger)
+	}
+	start()
 	// What a life that is over still does is nobody's business.
 	inLife := func(life int, do func()) {
 		world.Lock()
@@ -179,8 +185,7 @@ func randomWalk(t *testing.T, seed uint64) int {
 		case 4: // crash: what is in flight is forgotten, what only the memory knew too
 			world.Lock()
 			defer world.Unlock()
-			world.ledger = newTestLedger(store)
-			world.life++
+			start()
 			clear(world.holder[:])
 			store.mu.Lock()
 			defer store.mu.Unlock()
@@ -211,6 +216,12 @@ func randomWalk(t *testing.T, seed uint64) int {
 	wg.Wait() // and so nobody is left waiting
 	if n, _ := world.ledger.load(); n > 0 {
 		t.Errorf("%d claims stay behind", n)
+	}
+	store.set(nil, nil)
+	for _, ledger := range ledgers { // or they try to record for ever
+		if err := ledger.close(); err != nil {
+			t.Error(err)
+		}
 	}
 	return int(claims.Load())
 }
