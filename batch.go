@@ -89,38 +89,24 @@ func (b *batcher[T]) write(full *batch[T]) {
 	full.answer(answers)
 }
 
-// gather closes the batch, but first lets who can run run, for as long as that
-// adds to it. In BenchmarkRecord it makes batches of 110 from 128 callers, where
-// two rounds in any case made 86, and none 75. A lone item does without: the
-// runtime wakes a processor for each round.
+// gather closes the batch, but first lets who can run run: some of them have
+// something for it. With sync on this raised the guard's requests/s from 0.65 of
+// a plain reverse_proxy's to 0.77, with sync off from 0.81 to 0.93. Going on for
+// as long as the batch grows makes larger ones, and the store's own benchmark a
+// tenth faster, but the guard 0.72 where this gives 0.76. A lone item does
+// without: the runtime wakes a processor for each round.
 func (b *batcher[T]) gather(full *batch[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	size := len(full.items)
-	if b.company || size > 1 {
-		end := time.Now().Add(gatherTime)
-		for quiet := 0; quiet < quietRounds && time.Now().Before(end); {
-			b.mu.Unlock()
-			runtime.Gosched()
-			b.mu.Lock()
-			quiet++
-			if len(full.items) > size {
-				size, quiet = len(full.items), 0
-			}
-		}
+	if b.company || len(full.items) > 1 {
+		b.mu.Unlock()
+		runtime.Gosched()
+		runtime.Gosched()
+		b.mu.Lock()
 	}
-	b.company = size > 1
+	b.company = len(full.items) > 1
 	b.stopFilling(full)
 }
-
-const (
-	// gatherTime bounds the rounds where others keep the processors busy: one
-	// may last as long as their time slice, 10 ms.
-	gatherTime = 200 * time.Microsecond
-
-	// quietRounds is after how many rounds without a new item it is enough.
-	quietRounds = 3
-)
 
 // giveUp answers the callers of a batch that is not written in time. It may be
 // written later all the same.
