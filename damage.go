@@ -166,8 +166,9 @@ func checkLog(file string, whole uint64) (uint64, error) {
 		return whole, nil // Badger was just making it
 	}
 	log = log[logHeaderSize:]
-	first, _ := eventVersions(log)
-	if first == 0 {
+	first, last, end := wholeEntries(log)
+	lowest, highest := eventVersions(log[end:])
+	if first = cmp.Or(first, lowest); first == 0 {
 		return whole, nil
 	}
 	if whole == 0 {
@@ -177,11 +178,10 @@ func checkLog(file string, whole uint64) (uint64, error) {
 		return 0, fmt.Errorf("its log before %s is damaged: batch %d can't be read, though batch %d was written after it",
 			filepath.Base(file), whole+1, first)
 	}
-	last, end := wholeEntries(log)
 	whole = max(whole, last)
-	if _, later := eventVersions(log[end:]); later > whole+1 {
+	if highest > whole+1 {
 		return 0, fmt.Errorf("its log %s is damaged at byte %d: batch %d can't be read, though batch %d was written after it",
-			filepath.Base(file), logHeaderSize+end, whole+1, later)
+			filepath.Base(file), logHeaderSize+end, whole+1, highest)
 	}
 	return whole, nil
 }
@@ -195,16 +195,19 @@ type logEntry struct {
 }
 
 // wholeEntries reads entries as Badger does when it replays. It returns the
-// version of the last batch that is whole, and where the first thing begins that
-// can't be read.
-func wholeEntries(log []byte) (version uint64, end int) {
+// versions of the first event and of the last batch that is whole, 0 where there
+// is none, and where the first thing begins that can't be read.
+func wholeEntries(log []byte) (first, last uint64, end int) {
 	for {
 		entry, ok := readLogEntry(log[end:])
 		if !ok {
-			return version, end
+			return first, last, end
+		}
+		if first == 0 && entry.event {
+			first = entry.version
 		}
 		if entry.meta&metaOfBatchE != 0 && entry.version > coverVersion {
-			version = entry.version
+			last = entry.version
 		}
 		end += entry.size
 	}

@@ -52,7 +52,7 @@ func flood(t *testing.T, requests int, request func() *http.Request) {
 	var broken atomic.Int64
 	for range senders {
 		wg.Go(func() {
-			for sent := 0; sent < requests/senders; sent++ {
+			for range requests / senders {
 				res, err := client.Do(request())
 				for err != nil && broken.Add(1) <= 2*senders {
 					res, err = client.Do(request())

@@ -29,9 +29,9 @@ var scanners = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
 //
 // A scan, because encoding/json into a struct takes eight times as long as the
 // HMAC of the same body. A library, though a scanner of our own took a fifth less
-// time for text; this one and not a faster one, because it limits
-// the depth of nesting (to 10,000): a recursive scanner without that limit lets
-// one body of open brackets take gigabytes of stack.
+// time for text; this one and not a faster one, because it limits the depth of
+// nesting (to 10,000): a recursive scanner without that limit lets one body of
+// open brackets take gigabytes of stack.
 func scanEvent(body []byte, names []string) ([]jsontext.Value, error) {
 	dec := scanners.Get().(*jsontext.Decoder)
 	defer func() {
@@ -69,7 +69,9 @@ func scanMember(dec *jsontext.Decoder, body []byte, names []string, values []jso
 		return err
 	}
 	name := token.String()
-	value, err := dec.ReadValue() // also where it is not wanted: SkipValue takes half as long again for objects and arrays
+	// Also where it is not wanted: SkipValue takes half as long again for objects
+	// and arrays.
+	value, err := dec.ReadValue()
 	if err != nil {
 		return err
 	}

@@ -293,9 +293,9 @@ func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	content = content[logHeaderSize:]
-	version, end := wholeEntries(content)
-	if want := uint64(coverVersion + len(ids)); version != want {
-		t.Errorf("last batch is %d, want %d", version, want)
+	begins, version, end := wholeEntries(content)
+	if want := uint64(coverVersion + len(ids)); begins != coverVersion+1 || version != want {
+		t.Errorf("batches are %d to %d, want %d to %d", begins, version, coverVersion+1, want)
 	}
 	if rest := bytes.TrimRight(content[end:], "\x00"); len(rest) > 0 {
 		t.Errorf("%d bytes were not read", len(rest))
