@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -37,10 +38,10 @@ var (
 	outcomeVerification   = newOutcome("verification_request")
 
 	outcomesOfSignature = map[error]*outcome{
-		ErrSignatureMissing:   newBadSignature("missing"),
-		ErrSignatureRepeated:  newBadSignature("repeated"),
-		ErrSignatureMalformed: newBadSignature("malformed"),
-		ErrSignatureMismatch:  newBadSignature("mismatch"),
+		signature.ErrMissing:   newBadSignature("missing"),
+		signature.ErrRepeated:  newBadSignature("repeated"),
+		signature.ErrMalformed: newBadSignature("malformed"),
+		signature.ErrMismatch:  newBadSignature("mismatch"),
 	}
 )
 

@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/dgraph-io/badger/v4"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"go.uber.org/zap"
 )
 
@@ -225,15 +226,15 @@ func BenchmarkVerify(b *testing.B) {
 	for _, size := range benchmarkSizes {
 		body := make([]byte, size)
 		b.Run(fmt.Sprintf("size=%d/verify", size), func(b *testing.B) {
-			v, err := NewVerifier("secret")
+			v, err := signature.NewVerifier("secret")
 			if err != nil {
 				b.Fatal(err)
 			}
-			header := []string{Sign("secret", body)}
+			header := []string{signature.Sign("secret", body)}
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
-				sig, err := ParseSignature(header)
+				sig, err := signature.Parse(header)
 				if err != nil {
 					b.Fatal(err)
 				}

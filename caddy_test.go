@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 // The promises of DESIGN.md, section 3, each kept by a real Caddy between real
@@ -58,9 +59,9 @@ func TestVectors(t *testing.T) {
 			b := newBackend(t, nil)
 			s := run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s", v.Secret, b.addr()))
 			r := signed(s.url("/"), body)
-			r.Header.Del(DefaultSignatureHeader)
+			r.Header.Del(signature.DefaultHeader)
 			if v.Signature != nil {
-				r.Header.Set(DefaultSignatureHeader, *v.Signature)
+				r.Header.Set(signature.DefaultHeader, *v.Signature)
 			}
 			if got := do(t, r); got.status != v.Status {
 				t.Errorf("got %d %s, want %d", got.status, got.body, v.Status)
@@ -78,7 +79,7 @@ func TestVectors(t *testing.T) {
 }
 
 func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
-	good := Sign(testSecret, taskEvent("1"))
+	good := signature.Sign(testSecret, taskEvent("1"))
 	tests := []struct {
 		name   string
 		method string
@@ -142,7 +143,7 @@ func TestSignatureHeaderCanBeRenamedAndPrefixed(t *testing.T) {
 	r := signed(s.url("/"), body)
 	do(t, r).wantJSON(t, 401, bodyForged)
 	r = signed(s.url("/"), body)
-	r.Header.Set("X-Hub-Signature-256", "sha256="+Sign(testSecret, body))
+	r.Header.Set("X-Hub-Signature-256", "sha256="+signature.Sign(testSecret, body))
 	do(t, r).wantForwarded(t)
 }
 
@@ -157,7 +158,7 @@ func TestAnyOfSeveralSecretsVerifies(t *testing.T) {
 	for i, secret := range []string{"from the environment", "from a file", "third", "fourth"} {
 		body := taskEvent(fmt.Sprint(i))
 		r := signed(s.url("/"), body)
-		r.Header.Set(DefaultSignatureHeader, Sign(secret, body))
+		r.Header.Set(signature.DefaultHeader, signature.Sign(secret, body))
 		do(t, r).wantForwarded(t)
 	}
 	do(t, signed(s.url("/"), taskEvent("x"))).wantJSON(t, 401, bodyForged)
@@ -188,7 +189,7 @@ func TestVerificationRequests(t *testing.T) {
 		{"other method", request("PUT", ""), 405, `{"error": "Method not allowed"}`},
 		{"empty signature", func(url string) *http.Request {
 			r := request("POST", "")(url)
-			r.Header[http.CanonicalHeaderKey(DefaultSignatureHeader)] = []string{""}
+			r.Header[http.CanonicalHeaderKey(signature.DefaultHeader)] = []string{""}
 			return r
 		}, 401, bodyForged},
 	}
@@ -240,7 +241,7 @@ func TestBodyArrivesByteForByte(t *testing.T) {
 			if got.RequestURI != "/path?query=1" {
 				t.Errorf("backend got %s", got.RequestURI)
 			}
-			if sig := got.Header.Get(DefaultSignatureHeader); sig != Sign(testSecret, body) {
+			if sig := got.Header.Get(signature.DefaultHeader); sig != signature.Sign(testSecret, body) {
 				t.Errorf("signature header is %q", sig)
 			}
 		})
@@ -326,7 +327,7 @@ func TestIncompleteBodyChangesNothing(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nX-InstantAPI-Signature: %s\r\n\r\n%s",
-		s.addr, len(body), Sign(testSecret, body), body[:len(body)/2])
+		s.addr, len(body), signature.Sign(testSecret, body), body[:len(body)/2])
 	conn.(*net.TCPConn).CloseWrite()
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -434,7 +435,7 @@ func TestReplayInAnotherGuiseIsADuplicate(t *testing.T) {
 		"port":             func(r *http.Request) { r.Host = "127.0.0.1" },
 		"final dot":        func(r *http.Request) { r.Host = "127.0.0.1." },
 		"case of the digits": func(r *http.Request) {
-			r.Header.Set(DefaultSignatureHeader, strings.ToUpper(r.Header.Get(DefaultSignatureHeader)))
+			r.Header.Set(signature.DefaultHeader, strings.ToUpper(r.Header.Get(signature.DefaultHeader)))
 		},
 	}
 	for name, disguise := range guises {
@@ -1043,7 +1044,7 @@ http://%[3]s {
 		t.Fatal(err)
 	}
 	r := signed(s.url("/"), taskEvent("1"))
-	r.Header.Del(DefaultSignatureHeader)
+	r.Header.Del(signature.DefaultHeader)
 	if got := do(t, r); got.status != 401 || got.body != "401 bad_signature, says the site" {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
@@ -1054,7 +1055,7 @@ http://%[3]s {
 	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
 	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
 	r = signed("http://localhost:"+port+"/", taskEvent("1"))
-	r.Header.Del(DefaultSignatureHeader)
+	r.Header.Del(signature.DefaultHeader)
 	do(t, r).wantJSON(t, 401, bodyForged)
 }
 
@@ -1161,17 +1162,17 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 	body := taskEvent("do-tell")
 	b := newBackend(t, nil)
 	s, store := runFaulty(t, "instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\non_store_error forward\n}\nreverse_proxy "+b.addr())
-	send := func(body []byte, signature string) {
+	send := func(body []byte, sig string) {
 		r := signed(s.url("/"), body)
-		r.Header.Set(DefaultSignatureHeader, signature)
+		r.Header.Set(signature.DefaultHeader, sig)
 		do(t, r)
 	}
-	expected := Sign("whsec_do_not_tell", body)
+	expected := signature.Sign("whsec_do_not_tell", body)
 	send(body, strings.Repeat("0", 64))
-	send([]byte("junk_body_bytes"), Sign("whsec_do_not_tell", []byte("junk_body_bytes")))
+	send([]byte("junk_body_bytes"), signature.Sign("whsec_do_not_tell", []byte("junk_body_bytes")))
 	store.set(func(Identity) error { return errors.New("on fire") }, func(Identity) error { return errors.New("on fire") })
 	send(body, expected)
-	send(append(body, ' '), Sign("whsec_do_not_tell", append(body, ' ')))
+	send(append(body, ' '), signature.Sign("whsec_do_not_tell", append(body, ' ')))
 	log := s.logged()
 	for line := range strings.Lines(log) {
 		if !strings.Contains(line, "instantapi_verify") {
@@ -1217,7 +1218,7 @@ func TestErrorRouteForAStatus(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := signed(s.url("/"), taskEvent("1"))
-	r.Header.Del(DefaultSignatureHeader)
+	r.Header.Del(signature.DefaultHeader)
 	if got := do(t, r); got.status != 401 || got.body != "custom" {
 		t.Errorf("got %d %s", got.status, got.body)
 	}
@@ -1238,7 +1239,7 @@ func TestAccessLogCanDoWithoutTheSignature(t *testing.T) {
 			line = string(log)
 			return strings.Contains(line, `"outcome":"forwarded"`)
 		})
-		if logged := strings.Contains(line, Sign(testSecret, body)); logged != (filter == "") {
+		if logged := strings.Contains(line, signature.Sign(testSecret, body)); logged != (filter == "") {
 			t.Errorf("with filter %q the signature is in the log: %t", filter, logged)
 		}
 		if err := caddy.Stop(); err != nil { // so that the file can be removed

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	instantapi "github.com/instantapi/caddy-instantapi-verify"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 const (
@@ -392,7 +392,7 @@ func (c call) make(t *testing.T, url string) {
 		t.Fatal(err)
 	}
 	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(instantapi.DefaultSignatureHeader, instantapi.Sign(secret, []byte(c.body)))
+	r.Header.Set(signature.DefaultHeader, signature.Sign(secret, []byte(c.body)))
 	response, err := client.Do(r)
 	if err != nil {
 		t.Fatalf("%s: %v", c.name, err)

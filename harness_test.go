@@ -26,6 +26,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 const testSecret = "whsec_test"
@@ -244,7 +245,7 @@ func signed(url string, body []byte) *http.Request {
 		panic(err)
 	}
 	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set(DefaultSignatureHeader, Sign(testSecret, body))
+	r.Header.Set(signature.DefaultHeader, signature.Sign(testSecret, body))
 	return r
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"go.uber.org/zap"
 )
 
@@ -89,7 +90,7 @@ func TestFloodWritesFewLines(t *testing.T) {
 			}
 			forgery := func() *http.Request {
 				r := signed(s.url("/"), taskEvent("1"))
-				r.Header.Set(DefaultSignatureHeader, strings.Repeat("0", 64))
+				r.Header.Set(signature.DefaultHeader, strings.Repeat("0", 64))
 				return r
 			}
 			start := time.Now()
@@ -187,7 +188,7 @@ func TestEachEventHasOneLine(t *testing.T) {
 	send("1")
 	send("1")
 	r := signed(s.url("/"), taskEvent("1"))
-	r.Header.Del(DefaultSignatureHeader)
+	r.Header.Del(signature.DefaultHeader)
 	do(t, r)
 	status = 500
 	send("2")

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
@@ -89,7 +90,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 	event := func(path, task string) { send(signed(s.url(path), taskEvent(task))) }
 	withSignature := func(values ...string) {
 		r := signed(s.url("/"), taskEvent("forged"))
-		r.Header[http.CanonicalHeaderKey(DefaultSignatureHeader)] = values
+		r.Header[http.CanonicalHeaderKey(signature.DefaultHeader)] = values
 		send(r)
 	}
 	request := func(method, path string) {
@@ -99,7 +100,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		}
 		send(r)
 	}
-	good := Sign(testSecret, taskEvent("another"))
+	good := signature.Sign(testSecret, taskEvent("another"))
 	// while another request is delivering event "busy"
 	busy := func(meanwhile func()) {
 		answer = keep
@@ -240,7 +241,7 @@ func TestMetricsGoOnAfterAReload(t *testing.T) {
 	send := func(url, secret, task string) {
 		t.Helper()
 		r := signed(url, taskEvent(task))
-		r.Header.Set(DefaultSignatureHeader, Sign(secret, taskEvent(task)))
+		r.Header.Set(signature.DefaultHeader, signature.Sign(secret, taskEvent(task)))
 		do(t, r).wantForwarded(t)
 	}
 	load("")
@@ -410,7 +411,7 @@ func TestCountingDoesNotAllocate(t *testing.T) {
 	if claims > 2 { // the claim and its channel
 		t.Errorf("a claim allocates %v times", claims)
 	}
-	ev := &event{outcome: outcomesOfSignature[ErrSignatureMismatch]}
+	ev := &event{outcome: outcomesOfSignature[signature.ErrMismatch]}
 	matches := countersOfSecrets(1)
 	if n := testing.AllocsPerRun(1000, func() {
 		verifySeconds.Observe(1e-6)

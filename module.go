@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -110,7 +111,7 @@ type Handler struct {
 
 	app             *App
 	log             *zap.Logger
-	verifier        *Verifier
+	verifier        *signature.Verifier
 	signatureHeader string               // SignatureHeader as net/http spells it
 	matches         []prometheus.Counter // one a secret
 	fields          []string             // to be read from an event: first the placeholders', then DedupeBy
@@ -162,7 +163,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if h.verifier, err = NewVerifier(secrets...); err != nil {
+	if h.verifier, err = signature.NewVerifier(secrets...); err != nil {
 		return fmt.Errorf("secret: %w", err)
 	}
 	h.signatureHeader = http.CanonicalHeaderKey(h.SignatureHeader)
@@ -184,7 +185,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 func (h *Handler) setDefaults() {
 	if h.SignatureHeader == "" {
-		h.SignatureHeader = DefaultSignatureHeader
+		h.SignatureHeader = signature.DefaultHeader
 	}
 	if h.MaxBodySize == 0 {
 		h.MaxBodySize = defaultMaxBodySize
@@ -296,7 +297,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		w.Header().Set("Allow", h.allowedMethods())
 		return h.answer(w, r, ev, answerMethod, methodError(r.Method))
 	}
-	signature, err := ParseSignature(signatures)
+	sig, err := signature.Parse(signatures)
 	if err != nil {
 		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
@@ -308,7 +309,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	defer body.release()
 	ev.size, ev.bodyRead = len(body.bytes()), true
-	if err := h.verify(body.bytes(), signature); err != nil {
+	if err := h.verify(body.bytes(), sig); err != nil {
 		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
 	id, err := h.identify(r, body.bytes(), ev)
@@ -341,9 +342,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 // verify checks the signature, and counts which secret made it.
-func (h *Handler) verify(body []byte, signature Signature) error {
+func (h *Handler) verify(body []byte, sig signature.Signature) error {
 	start := time.Now()
-	secret, err := h.verifier.Verify(body, signature)
+	secret, err := h.verifier.Verify(body, sig)
 	verifySeconds.Observe(time.Since(start).Seconds())
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/spf13/cobra"
 )
 
@@ -327,7 +328,7 @@ type sandboxEvent struct {
 	eventType string
 	webhook   *url.URL
 	body      []byte
-	signature string
+	sig       string
 }
 
 // newEvent decides how a task ends. The error is that of [sampleEvent].
@@ -342,7 +343,7 @@ func (s *sandbox) newEvent(task *sandboxTask) (*sandboxEvent, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &sandboxEvent{taskID, eventType, task.webhook, body, Sign(s.secret, body)}, nil
+	return &sandboxEvent{taskID, eventType, task.webhook, body, signature.Sign(s.secret, body)}, nil
 }
 
 // begin starts to work on a task, if there is room for one more.
@@ -407,7 +408,7 @@ func (s *sandbox) deliver(ctx context.Context, event *sandboxEvent, what string)
 	pauses.InitialInterval, pauses.MaxInterval, pauses.Multiplier = s.backoff, sandboxMaxPause, 2
 	for attempt := uint(1); ; attempt++ {
 		// An attempt is not broken off: nobody would know what became of it.
-		status, answer := s.send(context.WithoutCancel(ctx), http.MethodPost, event.webhook, event.body, event.signature)
+		status, answer := s.send(context.WithoutCancel(ctx), http.MethodPost, event.webhook, event.body, event.sig)
 		what := fmt.Sprintf("%s attempt %d: %s", what, attempt, answer)
 		if status/100 == 2 {
 			s.log.Print(what)
@@ -436,13 +437,13 @@ func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 
 // send makes a request, signed if there is a signature, and returns the answer's
 // status, 0 if there is none, and the answer or the reason for a person to read.
-func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body []byte, signature string) (status int, answer string) {
+func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body []byte, sig string) (status int, answer string) {
 	r, err := webhookRequest(ctx, method, target, body)
 	if err != nil {
 		return 0, "no request can be made of its URL"
 	}
-	if signature != "" {
-		r.Header.Set(DefaultSignatureHeader, signature)
+	if sig != "" {
+		r.Header.Set(signature.DefaultHeader, sig)
 	}
 	// It is acknowledged by its status; a body that ends early changes nothing.
 	status, answer, err = exchange(s.client, r, s.timeout)

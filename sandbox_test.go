@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 // runningSandbox is the command as a user runs it, in this process.
@@ -263,15 +265,15 @@ func TestSandboxEvent(t *testing.T) {
 // checkSignature checks a delivery as the guard does.
 func checkSignature(t *testing.T, d delivery, secret string) {
 	t.Helper()
-	verifier, err := NewVerifier(secret)
+	verifier, err := signature.NewVerifier(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	signature, err := ParseSignature(d.Header.Values(DefaultSignatureHeader))
+	sig, err := signature.Parse(d.Header.Values(signature.DefaultHeader))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := verifier.Verify(d.body, signature); err != nil {
+	if _, err := verifier.Verify(d.body, sig); err != nil {
 		t.Error(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -92,7 +93,7 @@ Exit status:
 	s.secrets.register(cmd, "secret", secretUsage)
 	flags := cmd.Flags()
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
-	flags.StringVar(&s.header, "signature-header", DefaultSignatureHeader, "`name` of the header for the signature, as in the guard's signature_header")
+	flags.StringVar(&s.header, "signature-header", signature.DefaultHeader, "`name` of the header for the signature, as in the guard's signature_header")
 	flags.StringVar(&s.file, "file", "", "`path` of a file with the event to send; - is standard input")
 	flags.StringVar(&s.eventType, "event-type", "task.completed", "the event's `type`; task.failed is the other one that is known")
 	flags.StringVar(&s.taskID, "task-id", "", "the event's task_id, any `text` (default a new one)")
@@ -349,7 +350,7 @@ func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}
 	}
-	r.Header.Set(s.header, Sign(s.secret, body))
+	r.Header.Set(s.header, signature.Sign(s.secret, body))
 	status, answer, err := exchange(s.client, r, s.timeout)
 	if err != nil {
 		return posted{Outcome: outcomeNoAnswer, Error: err.Error()}

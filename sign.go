@@ -11,6 +11,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/spf13/cobra"
 	"golang.org/x/text/encoding/unicode"
 	"golang.org/x/text/transform"
@@ -48,7 +49,7 @@ Exit status: 0, or 1 where there is no signature to print.`,
 		if err != nil {
 			return 1, err
 		}
-		_, err = fmt.Fprintln(cmd.OutOrStdout(), Sign(secret, body))
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), signature.Sign(secret, body))
 		return 0, err
 	})
 	return cmd
@@ -56,8 +57,8 @@ Exit status: 0, or 1 where there is no signature to print.`,
 
 func newVerifyCommand() *cobra.Command {
 	var (
-		secrets         credentialFlags
-		file, signature string
+		secrets   credentialFlags
+		file, sig string
 	)
 	cmd := &cobra.Command{
 		Use:   "verify --signature <hex> (--secret <secret> | --secret-env <name>)... [--file <path>]",
@@ -76,7 +77,7 @@ Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint
 	}
 	secrets.register(cmd, "secret", secretUsage)
 	cmd.Flags().StringVar(&file, "file", "-", "`path` of the file with the body, as it was received; - is standard input")
-	cmd.Flags().StringVar(&signature, "signature", "", "the signature header's value, in `hex`")
+	cmd.Flags().StringVar(&sig, "signature", "", "the signature header's value, in `hex`")
 	_ = cmd.MarkFlagRequired("signature") // fails only for a flag that is not there
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
 		candidates, err := secrets.all()
@@ -87,7 +88,7 @@ Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint
 		if err != nil {
 			return 1, err
 		}
-		found := diagnose(body, signature, candidates)
+		found := diagnose(body, sig, candidates)
 		fmt.Fprintln(cmd.OutOrStdout(), found.text)
 		if !found.valid {
 			return exitInvalid, nil
@@ -106,15 +107,15 @@ type diagnosis struct {
 // diagnose checks a signature and, where it is not right, looks for the reason
 // by trying. There must be a secret. What it says does not help to make another
 // signature: neither a digest nor a secret is in it.
-func diagnose(body []byte, signature string, secrets []candidate) diagnosis {
-	sig, fault := readSignature(signature)
+func diagnose(body []byte, given string, secrets []candidate) diagnosis {
+	sig, fault := readSignature(given)
 	if fault == "" {
 		if by, ok := signedBy(body, sig, secrets); ok {
 			return diagnosis{true, fmt.Sprintf("valid: made with %s for these %d bytes", by, len(body))}
 		}
-		return diagnosis{false, fmt.Sprintf("invalid: %v for these %d bytes\n%s", ErrSignatureMismatch, len(body), explain(body, sig, secrets))}
+		return diagnosis{false, fmt.Sprintf("invalid: %v for these %d bytes\n%s", signature.ErrMismatch, len(body), explain(body, sig, secrets))}
 	}
-	text := fmt.Sprintf("invalid: %v: %s", ErrSignatureMalformed, fault)
+	text := fmt.Sprintf("invalid: %v: %s", signature.ErrMalformed, fault)
 	if sig == nil {
 		return diagnosis{false, text}
 	}
@@ -127,8 +128,8 @@ func diagnose(body []byte, signature string, secrets []candidate) diagnosis {
 // readSignature reads a signature as the guard does or, if that can't be done,
 // as it may have been meant, and says what is wrong with it. It is nil where
 // nothing can be made of it.
-func readSignature(s string) (sig *Signature, fault string) {
-	if sig, err := ParseSignature([]string{s}); err == nil {
+func readSignature(s string) (sig *signature.Signature, fault string) {
+	if sig, err := signature.Parse([]string{s}); err == nil {
 		return &sig, ""
 	}
 	bare := strings.Trim(s, " \t\r\n\"'")
@@ -139,7 +140,7 @@ func readSignature(s string) (sig *Signature, fault string) {
 		{strings.TrimSpace(headerValue), "this is a whole header line, give its value only"},
 		{afterPrefix, "only sha256= may stand in front of the digits"},
 	} {
-		if sig, err := ParseSignature([]string{meant.text}); err == nil {
+		if sig, err := signature.Parse([]string{meant.text}); err == nil {
 			return &sig, meant.fault
 		}
 	}
@@ -148,8 +149,8 @@ func readSignature(s string) (sig *Signature, fault string) {
 	}
 	unpadded := strings.TrimRight(bare, "=")
 	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		if digest, err := encoding.DecodeString(unpadded); err == nil && len(digest) == len(Signature{}) {
-			return (*Signature)(digest), "it is in base64, write it in hex"
+		if digest, err := encoding.DecodeString(unpadded); err == nil && len(digest) == len(signature.Signature{}) {
+			return (*signature.Signature)(digest), "it is in base64, write it in hex"
 		}
 	}
 	return nil, whyNotHex(strings.TrimPrefix(bare, "sha256="))
@@ -163,12 +164,12 @@ func whyNotHex(digits string) string {
 	return fmt.Sprintf("there are %d digits", len(digits))
 }
 
-func signedBy(body []byte, sig *Signature, secrets []candidate) (name string, ok bool) {
+func signedBy(body []byte, sig *signature.Signature, secrets []candidate) (name string, ok bool) {
 	values := make([]string, len(secrets))
 	for i, c := range secrets {
 		values[i] = c.secret
 	}
-	verifier, err := NewVerifier(values...)
+	verifier, err := signature.NewVerifier(values...)
 	if err != nil {
 		return "", false
 	}
@@ -182,7 +183,7 @@ func signedBy(body []byte, sig *Signature, secrets []candidate) (name string, ok
 // explain says what the signature would be right for. One change at a time is
 // looked for, of the secret or of the body: all pairs of them would take minutes
 // for a large body.
-func explain(body []byte, sig *Signature, secrets []candidate) string {
+func explain(body []byte, sig *signature.Signature, secrets []candidate) string {
 	variants := secretVariants(secrets)
 	if by, ok := signedBy(body, sig, variants); ok {
 		return fmt.Sprintf("It is right for these bytes, made with %s.\nWho signs and who verifies must read the secret in the same way.", by)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
@@ -15,7 +17,7 @@ func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
 	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := Sign(testSecret, []byte(body)) + "\n"
+	want := signature.Sign(testSecret, []byte(body)) + "\n"
 	for _, got := range []commandResult{
 		runCommand(t, body, "sign", "--secret", testSecret),
 		runCommand(t, body, "sign", "--secret", testSecret, "--file", "-"),
@@ -29,14 +31,14 @@ func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
 
 func TestVerifyExitStatuses(t *testing.T) {
 	body := string(taskEvent("1"))
-	signature := Sign(testSecret, []byte(body))
-	runCommand(t, body, "verify", "--secret", testSecret, "--signature", signature).
+	sig := signature.Sign(testSecret, []byte(body))
+	runCommand(t, body, "verify", "--secret", testSecret, "--signature", sig).
 		want(t, 0, "valid: made with the secret")
-	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(signature)).
+	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(sig)).
 		want(t, 0, "valid: made with --secret number 2")
-	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", signature).
+	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", sig).
 		want(t, 0, "valid: made with the secret in TEST_SECRET")
-	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", signature)
+	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", sig)
 	got.want(t, 2, "invalid", "without white space at the end")
 	if got.stderr != "" {
 		t.Errorf("standard error is %q", got.stderr)
@@ -127,9 +129,9 @@ func TestVerifySaysWhatWentWrong(t *testing.T) {
 			if body == "\x00" {
 				body = ""
 			}
-			signature := Sign(or(test.secret, testSecret), []byte(or(test.signed, sent)))
+			sig := signature.Sign(or(test.secret, testSecret), []byte(or(test.signed, sent)))
 			with := or(test.with, testSecret)
-			got := diagnose([]byte(body), signature, []candidate{{"the secret", with}})
+			got := diagnose([]byte(body), sig, []candidate{{"the secret", with}})
 			if got.valid {
 				t.Error("it is valid")
 			}
@@ -141,15 +143,15 @@ func TestVerifySaysWhatWentWrong(t *testing.T) {
 			if test.not != "" && strings.Contains(got.text, test.not) {
 				t.Errorf("it says %q: %s", test.not, got.text)
 			}
-			wantNoSecrets(t, got.text, body, with, signature)
+			wantNoSecrets(t, got.text, body, with, sig)
 		})
 	}
 }
 
 // wantNoSecrets checks that a diagnosis would help nobody to sign.
-func wantNoSecrets(t *testing.T, text, body, secret, signature string) {
+func wantNoSecrets(t *testing.T, text, body, secret, sig string) {
 	t.Helper()
-	for _, s := range []string{secret, signature, Sign(secret, []byte(body))} {
+	for _, s := range []string{secret, sig, signature.Sign(secret, []byte(body))} {
 		if strings.Contains(strings.ToLower(text), strings.ToLower(s)) {
 			t.Errorf("it says too much: %s", text)
 		}
@@ -158,12 +160,12 @@ func wantNoSecrets(t *testing.T, text, body, secret, signature string) {
 
 func TestVerifySaysWhatIsMalformed(t *testing.T) {
 	body := taskEvent("1")
-	good := Sign(testSecret, body)
+	good := signature.Sign(testSecret, body)
 	digest := mustHex(t, good)
 	for _, test := range []struct {
-		name, signature string
-		want            string
-		apart           bool // from that, it is right
+		name, sig string
+		want      string
+		apart     bool // from that, it is right
 	}{
 		{"empty", "", "it is empty", false},
 		{"white space", "\n", "it is empty", false},
@@ -182,7 +184,7 @@ func TestVerifySaysWhatIsMalformed(t *testing.T) {
 		{"base64 for URLs", base64.RawURLEncoding.EncodeToString([]byte(digest)), "base64", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := diagnose(body, test.signature, []candidate{{"the secret", testSecret}})
+			got := diagnose(body, test.sig, []candidate{{"the secret", testSecret}})
 			if got.valid || !strings.HasPrefix(got.text, "invalid: signature is not 64 hex digits: ") || !strings.Contains(got.text, test.want) {
 				t.Errorf("want %q in: %s", test.want, got.text)
 			}
@@ -216,8 +218,8 @@ func TestDiagnoseTriesOneChangeAtATime(t *testing.T) {
 		t.Errorf("%d variants of the body and %d of the secret are tried", tried, secrets)
 	}
 	// Not one of a body with one of a secret.
-	signature := Sign(testSecret+"\n", append(taskEvent("1"), '\n'))
-	got := diagnose(taskEvent("1"), signature, []candidate{{"the secret", testSecret}})
+	sig := signature.Sign(testSecret+"\n", append(taskEvent("1"), '\n'))
+	got := diagnose(taskEvent("1"), sig, []candidate{{"the secret", testSecret}})
 	if !strings.Contains(got.text, "wrong secret, or the bytes were changed") {
 		t.Errorf("it tries pairs of changes: %s", got.text)
 	}
@@ -226,7 +228,7 @@ func TestDiagnoseTriesOneChangeAtATime(t *testing.T) {
 // TestDiagnoseFindsNothingInNoise tries bodies that are no text, and ends.
 func TestDiagnoseFindsNothingInNoise(t *testing.T) {
 	for _, body := range []string{"", "\xff\xfe", "\xfe\xff\xd8", "\xef\xbb\xbf", "\xff\xff", "{", "null", strings.Repeat("[", 20000), "\r\n\r\n"} {
-		got := diagnose([]byte(body), Sign("another", []byte("something")), []candidate{{"the secret", testSecret}})
+		got := diagnose([]byte(body), signature.Sign("another", []byte("something")), []candidate{{"the secret", testSecret}})
 		if got.valid || !strings.Contains(got.text, "wrong secret, or the bytes were changed") {
 			t.Errorf("%.20q: %s", body, got.text)
 		}

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	instantapi "github.com/instantapi/caddy-instantapi-verify"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 func TestMain(m *testing.M) {
@@ -349,9 +349,9 @@ func TestEventsAreSigned(t *testing.T) {
 		for i := range stamps {
 			r.set(&stamps[i])
 			_, body, _ := bytes.Cut(r.wire, []byte("\r\n\r\n"))
-			signature := "X-InstantAPI-Signature: " + instantapi.Sign(secret, body) + "\r\n"
-			if !bytes.Contains(r.wire, []byte(signature)) {
-				t.Errorf("no %s in %.400s", signature, r.wire)
+			sig := "X-InstantAPI-Signature: " + signature.Sign(secret, body) + "\r\n"
+			if !bytes.Contains(r.wire, []byte(sig)) {
+				t.Errorf("no %s in %.400s", sig, r.wire)
 			}
 			if number, ok := tmpl.number(body); !ok || number != 1<<40-1+uint64(i) {
 				t.Errorf("event %d became %d, %t", i, number, ok)

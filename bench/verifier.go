@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	instantapi "github.com/instantapi/caddy-instantapi-verify"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 // verifierFigures compare the verifier with what it can't do without.
@@ -20,18 +20,18 @@ type verifierFigures struct {
 func measureVerifier() (*verifierFigures, error) {
 	const size, turns = 1 << 20, 50
 	body := make([]byte, size)
-	verifier, err := instantapi.NewVerifier(secret)
+	verifier, err := signature.NewVerifier(secret)
 	if err != nil {
 		return nil, err
 	}
-	header := []string{instantapi.Sign(secret, body)}
+	header := []string{signature.Sign(secret, body)}
 	verify := func() {
-		signature, parseErr := instantapi.ParseSignature(header)
+		sig, parseErr := signature.Parse(header)
 		if parseErr != nil {
 			err = parseErr
 			return
 		}
-		if _, verifyErr := verifier.Verify(body, signature); verifyErr != nil {
+		if _, verifyErr := verifier.Verify(body, sig); verifyErr != nil {
 			err = verifyErr
 		}
 	}

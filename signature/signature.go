@@ -1,4 +1,7 @@
-package instantapi
+// Package signature makes and checks the signatures of InstantAPI webhook events:
+// the HMAC-SHA256 of the raw body, in hex. It needs neither Caddy nor an HTTP
+// server.
+package signature
 
 import (
 	"crypto/hmac"
@@ -11,26 +14,26 @@ import (
 	"sync"
 )
 
-// DefaultSignatureHeader is the request header that carries the signature
-// unless a handler is configured otherwise.
-const DefaultSignatureHeader = "X-InstantAPI-Signature"
+// DefaultHeader is the request header that carries the signature unless the
+// sender is known to use another one.
+const DefaultHeader = "X-InstantAPI-Signature"
 
 // Why a request is not authentic. The sender gets one and the same answer for
 // all of them; the log says which it was.
 var (
-	// ErrSignatureMissing means that the request has no signature header.
-	ErrSignatureMissing = errors.New("signature header is missing")
+	// ErrMissing means that the request has no signature header.
+	ErrMissing = errors.New("signature header is missing")
 
-	// ErrSignatureRepeated means that the signature header is there more than
+	// ErrRepeated means that the signature header is there more than
 	// once: two readers could disagree about which one counts.
-	ErrSignatureRepeated = errors.New("signature header is there more than once")
+	ErrRepeated = errors.New("signature header is there more than once")
 
-	// ErrSignatureMalformed means that the header does not hold 64 hex digits.
-	ErrSignatureMalformed = errors.New("signature is not 64 hex digits")
+	// ErrMalformed means that the header does not hold 64 hex digits.
+	ErrMalformed = errors.New("signature is not 64 hex digits")
 
-	// ErrSignatureMismatch means that no secret yields this signature for
+	// ErrMismatch means that no secret yields this signature for
 	// these bytes: another secret, or a body that was changed on its way.
-	ErrSignatureMismatch = errors.New("signature matches no secret")
+	ErrMismatch = errors.New("signature matches no secret")
 
 	// ErrNoSecret means that a [Verifier] was asked for without a secret, or
 	// with an empty one. There is no "no secret, no check".
@@ -40,24 +43,24 @@ var (
 // Signature is a decoded HMAC-SHA256 digest as the sender claims it.
 type Signature [sha256.Size]byte
 
-// ParseSignature decodes the values of a signature header. There must be
+// Parse decodes the values of a signature header. There must be
 // exactly one, of 64 hex digits in either case, with an optional "sha256=" in
-// front. The error is one of [ErrSignatureMissing], [ErrSignatureRepeated] and
-// [ErrSignatureMalformed].
-func ParseSignature(values []string) (Signature, error) {
+// front. The error is one of [ErrMissing], [ErrRepeated] and
+// [ErrMalformed].
+func Parse(values []string) (Signature, error) {
 	var sig Signature
 	if len(values) == 0 {
-		return sig, ErrSignatureMissing
+		return sig, ErrMissing
 	}
 	if len(values) > 1 {
-		return sig, ErrSignatureRepeated
+		return sig, ErrRepeated
 	}
 	digits := strings.TrimPrefix(values[0], "sha256=")
 	if len(digits) != hex.EncodedLen(len(sig)) {
-		return sig, ErrSignatureMalformed
+		return sig, ErrMalformed
 	}
 	if _, err := hex.Decode(sig[:], []byte(digits)); err != nil {
-		return sig, ErrSignatureMalformed
+		return sig, ErrMalformed
 	}
 	return sig, nil
 }
@@ -95,7 +98,7 @@ func NewVerifier(secrets ...string) (*Verifier, error) {
 }
 
 // Verify checks that sig is the HMAC-SHA256 of exactly these bytes, and returns
-// the position of the secret that made it. The error is [ErrSignatureMismatch].
+// the position of the secret that made it. The error is [ErrMismatch].
 //
 // Every secret is tried and every comparison takes the same time, so that the
 // time taken says nothing about how close a forgery came, nor which secret is
@@ -113,7 +116,7 @@ func (v *Verifier) Verify(body []byte, sig Signature) (secret int, err error) {
 		states.Put(state)
 	}
 	if secret < 0 {
-		return secret, ErrSignatureMismatch
+		return secret, ErrMismatch
 	}
 	return secret, nil
 }

@@ -1,4 +1,4 @@
-package instantapi
+package signature
 
 import (
 	"errors"
@@ -15,7 +15,7 @@ func ExampleVerifier() {
 	if err != nil {
 		panic(err)
 	}
-	signature, err := ParseSignature(header)
+	signature, err := Parse(header)
 	if err != nil {
 		panic(err)
 	}
@@ -28,7 +28,7 @@ func ExampleVerifier() {
 	// signature matches no secret
 }
 
-func TestParseSignature(t *testing.T) {
+func TestParse(t *testing.T) {
 	good := strings.Repeat("0123456789abcdef", 4)
 	tests := []struct {
 		values []string
@@ -37,24 +37,24 @@ func TestParseSignature(t *testing.T) {
 		{[]string{good}, nil},
 		{[]string{strings.ToUpper(good)}, nil},
 		{[]string{"sha256=" + good}, nil},
-		{nil, ErrSignatureMissing},
-		{[]string{}, ErrSignatureMissing},
-		{[]string{good, good}, ErrSignatureRepeated},
-		{[]string{good, ""}, ErrSignatureRepeated},
-		{[]string{""}, ErrSignatureMalformed},
-		{[]string{"sha256="}, ErrSignatureMalformed},
-		{[]string{"SHA256=" + good}, ErrSignatureMalformed},
-		{[]string{"sha1=" + good}, ErrSignatureMalformed},
-		{[]string{"sha256=sha256=" + good}, ErrSignatureMalformed},
-		{[]string{good[1:]}, ErrSignatureMalformed},
-		{[]string{good + "0"}, ErrSignatureMalformed},
-		{[]string{good + "00"}, ErrSignatureMalformed},
-		{[]string{"g" + good[1:]}, ErrSignatureMalformed},
-		{[]string{" " + good[1:]}, ErrSignatureMalformed},
-		{[]string{good[1:] + "\u00e9"}, ErrSignatureMalformed},
+		{nil, ErrMissing},
+		{[]string{}, ErrMissing},
+		{[]string{good, good}, ErrRepeated},
+		{[]string{good, ""}, ErrRepeated},
+		{[]string{""}, ErrMalformed},
+		{[]string{"sha256="}, ErrMalformed},
+		{[]string{"SHA256=" + good}, ErrMalformed},
+		{[]string{"sha1=" + good}, ErrMalformed},
+		{[]string{"sha256=sha256=" + good}, ErrMalformed},
+		{[]string{good[1:]}, ErrMalformed},
+		{[]string{good + "0"}, ErrMalformed},
+		{[]string{good + "00"}, ErrMalformed},
+		{[]string{"g" + good[1:]}, ErrMalformed},
+		{[]string{" " + good[1:]}, ErrMalformed},
+		{[]string{good[1:] + "\u00e9"}, ErrMalformed},
 	}
 	for _, test := range tests {
-		if _, err := ParseSignature(test.values); !errors.Is(err, test.want) {
+		if _, err := Parse(test.values); !errors.Is(err, test.want) {
 			t.Errorf("%q: got %v, want %v", test.values, err, test.want)
 		}
 	}
@@ -67,7 +67,7 @@ func TestVerify(t *testing.T) {
 	}
 	body := []byte("body")
 	for secret, want := range map[string]int{"a": 0, "b": 1, strings.Repeat("long", 100): 2, "c": -1, "": -1} {
-		sig, err := ParseSignature([]string{Sign(secret, body)})
+		sig, err := Parse([]string{Sign(secret, body)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,7 +79,7 @@ func TestVerify(t *testing.T) {
 			}
 		}
 		for _, other := range []string{"", "bod", "body ", "Body", "body\x00"} {
-			if _, err := v.Verify([]byte(other), sig); !errors.Is(err, ErrSignatureMismatch) {
+			if _, err := v.Verify([]byte(other), sig); !errors.Is(err, ErrMismatch) {
 				t.Errorf("%q passes with the signature of %q", other, body)
 			}
 		}
@@ -98,7 +98,7 @@ func TestNoSecretNoVerifier(t *testing.T) {
 func TestEveryBitOfTheSignatureCounts(t *testing.T) {
 	v, _ := NewVerifier("secret")
 	body := []byte("body")
-	sig, _ := ParseSignature([]string{Sign("secret", body)})
+	sig, _ := Parse([]string{Sign("secret", body)})
 	for bit := range len(sig) * 8 {
 		forged := sig
 		forged[bit/8] ^= 1 << (bit % 8)
@@ -114,7 +114,7 @@ func FuzzParseSignature(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		sig, err := ParseSignature([]string{value})
+		sig, err := Parse([]string{value})
 		if err != nil {
 			return
 		}
