@@ -1,4 +1,4 @@
-package instantapi
+package cli
 
 import (
 	"net/http"

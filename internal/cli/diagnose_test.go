@@ -1,50 +1,13 @@
-package instantapi
+package cli
 
 import (
 	"encoding/base64"
 	"encoding/hex"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
-
-func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
-	body := "{\"task_id\":\"1\"}\r\n"
-	file := filepath.Join(t.TempDir(), "event.json")
-	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	want := signature.Sign(testSecret, []byte(body)) + "\n"
-	for _, got := range []commandResult{
-		runCommand(t, body, "sign", "--secret", testSecret),
-		runCommand(t, body, "sign", "--secret", testSecret, "--file", "-"),
-		runCommand(t, "", "sign", "--secret-env", "TEST_SECRET", "--file", file),
-	} {
-		if got.status != 0 || got.stdout != want || got.stderr != "" {
-			t.Errorf("got %+v, want %q", got, want)
-		}
-	}
-}
-
-func TestVerifyExitStatuses(t *testing.T) {
-	body := string(taskEvent("1"))
-	sig := signature.Sign(testSecret, []byte(body))
-	runCommand(t, body, "verify", "--secret", testSecret, "--signature", sig).
-		want(t, 0, "valid: made with the secret")
-	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(sig)).
-		want(t, 0, "valid: made with --secret number 2")
-	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", sig).
-		want(t, 0, "valid: made with the secret in TEST_SECRET")
-	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", sig)
-	got.want(t, 2, "invalid", "without white space at the end")
-	if got.stderr != "" {
-		t.Errorf("standard error is %q", got.stderr)
-	}
-	runCommand(t, body, "verify", "--secret", testSecret, "--signature", "").want(t, 2, "invalid", "it is empty")
-}
 
 // TestVerifySaysWhatWentWrong signs one body and verifies another, or with
 // another secret. The JSON on one side is what the named library wrote.

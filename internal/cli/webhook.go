@@ -1,19 +1,14 @@
-package instantapi
+package cli
 
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json"
-	"github.com/go-json-experiment/json/jsontext"
 )
 
 // What `caddy instantapi send` and the sandbox have in common: both do what the
@@ -22,39 +17,6 @@ import (
 // maxAnswer is how many bytes of an answer are read, and how many its header may
 // have.
 const maxAnswer = 64 << 10
-
-// anyText is for text that JSON.stringify wrote after it was cut in the middle of
-// an emoji.
-var anyText = jsontext.AllowInvalidUTF8(true)
-
-func newTaskID() string { return "task_" + strings.ToLower(rand.Text()[:12]) }
-
-// sampleEvent returns the body of an event like the sender's. Its result has a
-// text, or an error if the task failed, and an input if there is one. The error
-// is that of an input as deep as JSON may be: in an event it would be deeper.
-func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, error) {
-	type result struct {
-		Text  string         `json:"text,omitzero"`
-		Error string         `json:"error,omitzero"`
-		Input jsontext.Value `json:"input,omitzero"`
-	}
-	type usage struct {
-		Cost float64 `json:"cost"`
-	}
-	event := struct {
-		EventType string `json:"event_type"`
-		TaskID    string `json:"task_id"`
-		Status    string `json:"status"`
-		Result    result `json:"result"`
-		Usage     usage  `json:"usage"`
-	}{
-		eventType, taskID, strings.TrimPrefix(eventType, "task."), result{Text: says, Input: input}, usage{0.01},
-	}
-	if eventType == "task.failed" {
-		event.Result.Text, event.Result.Error, event.Usage.Cost = "", says, 0
-	}
-	return json.Marshal(event, anyText)
-}
 
 // parseWebhookURL parses a URL that events can be sent to.
 func parseWebhookURL(text string) (*url.URL, error) {

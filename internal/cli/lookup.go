@@ -1,0 +1,28 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/spf13/cobra"
+)
+
+func newLookupCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "lookup",
+		Example: "  caddy instantapi lookup --url https://example.com/webhooks/instantapi --task-id task_1",
+		Short:   "Tells what happened to an event",
+		Long: "Tells what happened to an event: delivered, being delivered, or not known.\n" + whichHelp + "\n" + adminHelp + `
+
+Exit status: 0 delivered, 4 not known, 5 being delivered, 1 an error.`,
+		Args: cobra.NoArgs,
+	}
+	addWhichFlags(cmd)
+	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
+		report, err := admin.lookup()
+		if err != nil {
+			return caddy.ExitCodeFailedStartup, err
+		}
+		return report.exitStatus(), report.print(out, admin.json)
+	})
+}

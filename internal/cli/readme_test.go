@@ -1,0 +1,56 @@
+package cli
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestReadmeTryIt does what the README says to do beside the quick start's Caddy:
+// send, send again, forge, look up, forget. It compares what is printed. Only the
+// ports are others.
+func TestReadmeTryIt(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := os.ReadFile("../../examples/quickstart/Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fixedAddr(t)
+	_, port, _ := strings.Cut(address, ":")
+	_, backendPort, _ := strings.Cut(fixedAddr(t), ":")
+	admin := fixedAddr(t)
+	runCaddy(t, address, "{\n\tadmin "+admin+"\n}\n"+strings.NewReplacer(":8080", ":"+port, ":8081", ":"+backendPort).Replace(string(config)))
+
+	const program = "go run ./examples/caddy instantapi "
+	calls := regexp.MustCompile("(?m)```sh\n"+program+"(.*)\n```\n```\n((?s:.*?))```").FindAllStringSubmatch(string(readme), -1)
+	var done []string
+	for _, call := range calls {
+		args := strings.Fields(strings.ReplaceAll(call[1], ":8080", ":"+port))
+		if !slices.Contains(args, "--url") {
+			args = append(args, "--url", "http://localhost:"+port+"/webhooks/instantapi")
+		}
+		cmd := instantapiCommand(t, args...)
+		cmd.Env = append(cmd.Env, "CADDY_ADMIN="+admin)
+		got := finish(t, cmd, func() {})
+		want, printed := masked(call[2]), masked(got.stdout)
+		if got.status != 0 || printed != want {
+			t.Errorf("%s: exit status %d; it printed\n%s%s, the README has\n%s", call[1], got.status, printed, got.stderr, want)
+		}
+		done = append(done, args[0])
+	}
+	if want := []string{"send", "send", "send", "lookup", "forget", "send"}; !slices.Equal(done, want) {
+		t.Errorf("the README does %q, want %q", done, want)
+	}
+}
+
+// masked replaces what differs from run to run.
+func masked(printed string) string {
+	printed = regexp.MustCompile(`task_[a-z0-9]{12}`).ReplaceAllString(printed, "task_X")
+	printed = regexp.MustCompile(`\S+T\S+ \(.*\)`).ReplaceAllString(printed, "TIME")
+	return regexp.MustCompile(`[0-9.]+ ms`).ReplaceAllString(printed, "N ms")
+}

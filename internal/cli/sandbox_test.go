@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestSandboxEndsInOrder(t *testing.T) {
+	ctx, release := context.WithCancel(t.Context())
+	slow := newBackend(t, func(http.ResponseWriter, *http.Request) { <-ctx.Done() })
+	s := startSandbox(t, "--backoff", "30s")
+	t.Cleanup(release)
+	going := s.submit(slow.URL)
+	waiting := s.submit("http://" + fixedAddr(t))
+	s.wrote(1, "again in ")
+	eventually(t, "an attempt goes on", func() bool { return len(slow.deliveries()) == 1 })
+
+	s.cancel()
+	s.wrote(1, waiting+" task.completed undelivered")
+	eventually(t, "it takes no more tasks", func() bool {
+		_, err := client.Do(s.request(http.MethodPost, sandboxPath, ""))
+		return err != nil
+	})
+	select {
+	case <-s.ended:
+		t.Fatal("it ended in the middle of an attempt")
+	case <-time.After(100 * time.Millisecond):
+	}
+	release()
+	s.end()
+	s.wrote(1, going+" task.completed attempt 1: 200 OK")
+	s.wrote(1, "ended; events undelivered: 1")
+}
+
+// TestSandboxEndsAtASignal runs the command the way users do.
+func TestSandboxEndsAtASignal(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("a process can't be sent signals here")
+	}
+	program, err := caddyProgram()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			var out output
+			cmd := exec.Command(program, "instantapi", "sandbox", "--listen", "127.0.0.1:0")
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			eventually(t, "it takes tasks", func() bool { return strings.Contains(out.String(), "taking tasks") })
+			if err := cmd.Process.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if err != nil || !strings.Contains(out.String(), "ended; events undelivered: 0") {
+					t.Errorf("ended with %v and wrote:\n%s", err, out.String())
+				}
+			case <-time.After(20 * time.Second):
+				t.Error("it did not end")
+			}
+		})
+	}
+}
+
+func TestSandboxFlags(t *testing.T) {
+	const hidden = "tell-nobody"
+	t.Setenv("EMPTY", "")
+	t.Setenv("KEY", hidden)
+	ended, end := context.WithCancel(t.Context())
+	end() // so that a sandbox that should not have started goes at once
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--fail-rate", "1.1"}, "--fail-rate must be from 0 to 1"},
+		{[]string{"--fail-rate", "NaN"}, "--fail-rate must be from 0 to 1"},
+		{[]string{"--duplicate-rate", "-0.1"}, "--duplicate-rate must be from 0 to 1"},
+		{[]string{"--delay", "-1s"}, "--delay must not be negative"},
+		{[]string{"--timeout", "0s"}, "--timeout must be more than 0"},
+		{[]string{"--backoff", "0s"}, "--backoff must be more than 0"},
+		{[]string{"--backoff", "1h"}, "at most 30s"},
+		{[]string{"--attempts", "0"}, "--attempts must be at least 1"},
+		{[]string{"--key", ""}, "--key is empty"},
+		{[]string{"--secret", ""}, "--secret is empty"},
+		{[]string{"--key-env", "EMPTY"}, "--key-env: this environment variable is unset or empty"},
+		{[]string{"--secret-env", hidden}, "--secret-env: this environment variable is unset or empty"},
+		{[]string{"--secret-env", ""}, "--secret-env: this environment variable is unset or empty"},
+		{[]string{"--key", hidden, "--key-env", "KEY"}, "give one --key-env or --key, not several"},
+		{[]string{"--secret", hidden, "--secret-env", "KEY"}, "give one --secret-env or --secret, not several"},
+		{[]string{"--register", "localhost:8080"}, "--register must be an absolute http or https URL"},
+		{[]string{"--listen", "8090"}, "--listen takes a host and a port"},
+		{[]string{"--listen", ":0"}, "the demo key is not for :0, which others can reach: set --key-env"},
+		{[]string{"--listen", "0.0.0.0:0"}, "the demo key is not for"},
+		{[]string{"--listen", ":0", "--key", sandboxKey}, "the demo key is not for"},
+		{[]string{hidden}, "everything is given with flags"},
+	} {
+		cmd := newSandboxCommand()
+		var out bytes.Buffer
+		cmd.SetOut(&out)
+		cmd.SetErr(&out)
+		cmd.SetArgs(slices.Concat([]string{"--listen", "127.0.0.1:0"}, test.args))
+		err := cmd.ExecuteContext(ended)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: got %v, want %q", test.args, err, test.want)
+		}
+		if strings.Contains(out.String(), hidden) {
+			t.Errorf("%q: a credential is in the output:\n%s", test.args, out.String())
+		}
+	}
+	// With a key of its own others may reach it.
+	listener, err := sandboxListen("0.0.0.0:0", hidden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+}
+
+func TestSandboxKeepsSecrets(t *testing.T) {
+	const key, secret, token = "key-tell-nobody", "secret-tell-nobody", "token-tell-nobody"
+	t.Setenv("KEY", key)
+	t.Setenv("SECRET", secret)
+	target := newBackend(t, nil)
+	with := strings.Replace(target.URL, "http://", "http://user:"+token+"@", 1) + "/hook?token=" + token
+	s := startSandbox(t, "--key-env", "KEY", "--secret-env", "SECRET", "--attempts", "1", "--register", with)
+
+	s.key = "wrong-" + token
+	do(t, s.request(http.MethodPost, sandboxPath, "")).wantJSON(t, http.StatusUnauthorized, `{"error":"Invalid API key"}`)
+	s.key = key
+	s.submit(with)
+	s.wrote(1, "attempt 1: 200 OK")
+	s.submit("http://" + fixedAddr(t) + "/hook?token=" + token)
+	s.wrote(1, "undelivered")
+	got := do(t, s.request(http.MethodPost, sandboxPath, `{"task":"summarize","webhook_url":"ftp://`+token+`"}`))
+	if got.status != http.StatusBadRequest || strings.Contains(got.body, token) {
+		t.Errorf("got %d %s", got.status, got.body)
+	}
+	s.end()
+	for _, credential := range []string{key, secret, token} {
+		if strings.Contains(s.out.String(), credential) {
+			t.Errorf("%s is in the output", credential)
+		}
+	}
+	checkSignature(t, target.deliveries()[2], secret) // after the two of --register
+}

@@ -1,0 +1,27 @@
+package cli
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
+)
+
+func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
+	body := "{\"task_id\":\"1\"}\r\n"
+	file := filepath.Join(t.TempDir(), "event.json")
+	if err := os.WriteFile(file, []byte(body), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := signature.Sign(testSecret, []byte(body)) + "\n"
+	for _, got := range []commandResult{
+		runCommand(t, body, "sign", "--secret", testSecret),
+		runCommand(t, body, "sign", "--secret", testSecret, "--file", "-"),
+		runCommand(t, "", "sign", "--secret-env", "TEST_SECRET", "--file", file),
+	} {
+		if got.status != 0 || got.stdout != want || got.stderr != "" {
+			t.Errorf("got %+v, want %q", got, want)
+		}
+	}
+}

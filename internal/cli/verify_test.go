@@ -1,0 +1,25 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
+)
+
+func TestVerifyExitStatuses(t *testing.T) {
+	body := string(taskEvent("1"))
+	sig := signature.Sign(testSecret, []byte(body))
+	runCommand(t, body, "verify", "--secret", testSecret, "--signature", sig).
+		want(t, 0, "valid: made with the secret")
+	runCommand(t, body, "verify", "--secret", "old", "--secret", testSecret, "--signature", "sha256="+strings.ToUpper(sig)).
+		want(t, 0, "valid: made with --secret number 2")
+	runCommand(t, body, "verify", "--secret", "old", "--secret-env", "TEST_SECRET", "--signature", sig).
+		want(t, 0, "valid: made with the secret in TEST_SECRET")
+	got := runCommand(t, body+"\n", "verify", "--secret", testSecret, "--signature", sig)
+	got.want(t, 2, "invalid", "without white space at the end")
+	if got.stderr != "" {
+		t.Errorf("standard error is %q", got.stderr)
+	}
+	runCommand(t, body, "verify", "--secret", testSecret, "--signature", "").want(t, 2, "invalid", "it is empty")
+}

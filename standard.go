@@ -1,0 +1,7 @@
+package instantapi
+
+// What a plain build ships beside the handler. This file alone names it, so that
+// nothing else of the package depends on it.
+import (
+	_ "github.com/instantapi/caddy-instantapi-verify/internal/cli" // caddy instantapi
+)
