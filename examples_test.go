@@ -264,6 +264,7 @@ func testGrafana(t *testing.T, c exampleCaddy) {
 	for _, call := range []call{
 		{name: "forwarded", body: event("task.completed", "1")},
 		{name: "duplicate", body: event("task.completed", "1"), answer: duplicate},
+		{name: "changed repeat", body: event("task.completed", "1") + " ", answer: duplicate},
 		{name: "forged", body: event("task.completed", "2"), secret: "forged", status: 401},
 	} {
 		call.make(t, url)
@@ -280,8 +281,9 @@ func testGrafana(t *testing.T, c exampleCaddy) {
 	for _, line := range []string{
 		`caddy_instantapi_verify_requests_total{outcome="forwarded"} 1`,
 		`caddy_instantapi_verify_requests_total{outcome="duplicate"} 1`,
+		`caddy_instantapi_verify_requests_total{outcome="duplicate_changed"} 1`,
 		`caddy_instantapi_verify_signature_errors_total{reason="mismatch"} 1`,
-		`caddy_instantapi_verify_secret_matches_total{secret="1"} 2`,
+		`caddy_instantapi_verify_secret_matches_total{secret="1"} 3`,
 		`caddy_instantapi_verify_events_remembered 1`,
 	} {
 		if !strings.Contains(string(scraped), line+"\n") {
