@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 func init() {
@@ -137,18 +140,18 @@ func handleStatus(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", "GET")
 		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET", r.Method)
 	}
-	app, ledger := acquireRunning()
+	app, events := acquireRunning()
 	if app == nil {
 		return errNoStoreOpen
 	}
 	defer app.release() //nolint:errcheck // the store logs why it can't close
 	report := statusReport{Store: app.key, Options: app.options}
-	report.EventsInFlight, report.EventsUnrecorded = ledger.load()
-	if last := ledger.lastError.Load(); last != nil {
-		report.LastError = &errorReport{last.at.UTC().Truncate(time.Second), last.err.Error()}
+	report.EventsInFlight, report.EventsUnrecorded = events.Load()
+	if last := events.LastFailure(); last != nil {
+		report.LastError = &errorReport{last.At.UTC().Truncate(time.Second), last.Err.Error()}
 	}
-	if store, ok := ledger.store.(StoreStats); ok {
-		stats, err := store.Statistics()
+	if reader, ok := events.Store().(store.StatisticsReader); ok {
+		stats, err := reader.Statistics(r.Context())
 		if err != nil {
 			return apiError(http.StatusServiceUnavailable, "reading the store's figures: %w", err)
 		}
@@ -165,7 +168,7 @@ func handleEvent(w http.ResponseWriter, r *http.Request) error {
 		w.Header().Set("Allow", "GET, DELETE")
 		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET or DELETE", r.Method)
 	}
-	app, ledger := acquireRunning()
+	app, events := acquireRunning()
 	if app == nil {
 		return errNoStoreOpen
 	}
@@ -175,24 +178,24 @@ func handleEvent(w http.ResponseWriter, r *http.Request) error {
 		return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
 	}
 	if r.Method == http.MethodDelete {
-		return forgetEvent(w, ledger, meant)
+		return forgetEvent(r.Context(), w, events, meant)
 	}
 	for i := range meant {
-		if err := meant[i].ask(ledger); err != nil {
+		if err := meant[i].ask(r.Context(), events); err != nil {
 			return apiError(http.StatusServiceUnavailable, "asking the store: %w", err)
 		}
 	}
 	return answerJSONReport(w, reportOf(meant))
 }
 
-func forgetEvent(w http.ResponseWriter, ledger *ledger, meant []meantEvent) error {
+func forgetEvent(ctx context.Context, w http.ResponseWriter, events *ledger.Ledger, meant []meantEvent) error {
 	if len(meant) > 1 {
 		return apiError(http.StatusBadRequest, "%d events are meant; give event_type or the identity, to forget one", len(meant))
 	}
 	ev := &meant[0]
-	before, err := ledger.forget(ev.id)
+	before, err := events.Forget(ctx, ev.id)
 	switch {
-	case errors.Is(err, errInFlight):
+	case errors.Is(err, ledger.ErrInFlight):
 		return apiError(http.StatusConflict, "the event is being delivered; try again when that has ended")
 	case err != nil:
 		return apiError(http.StatusServiceUnavailable, "forgetting the event: %w", err)
@@ -206,7 +209,7 @@ func forgetEvent(w http.ResponseWriter, ledger *ledger, meant []meantEvent) erro
 
 // meantEvent is an event that somebody asks for.
 type meantEvent struct {
-	id     Identity
+	id     store.Identity
 	report eventReport
 }
 
@@ -217,23 +220,23 @@ func reportOf(meant []meantEvent) (report eventsReport) {
 	return report
 }
 
-func (ev *meantEvent) ask(l *ledger) error {
-	known, err := l.ask(ev.id)
+func (ev *meantEvent) ask(ctx context.Context, l *ledger.Ledger) error {
+	known, err := l.Ask(ctx, ev.id)
 	switch {
-	case !known.inFlight.IsZero():
+	case !known.InFlight.IsZero():
 		ev.report.State = stateInFlight
-		ev.report.InFlightSince = known.inFlight.UTC().Truncate(time.Second)
-	case known.delivered != nil:
+		ev.report.InFlightSince = known.InFlight.UTC().Truncate(time.Second)
+	case known.Delivered != nil:
 		ev.report.State = stateDelivered
-		ev.report.Unrecorded = known.unrecorded
-		ev.report.delivered(known.delivered)
+		ev.report.Unrecorded = known.Unrecorded
+		ev.report.delivered(known.Delivered)
 	case err == nil:
 		ev.report.State = stateUnknown
 	}
 	return err
 }
 
-func (report *eventReport) delivered(rec *Record) {
+func (report *eventReport) delivered(rec *store.Record) {
 	report.DeliveredAt = rec.DeliveredAt.UTC().Truncate(time.Second)
 	report.BackendStatus = rec.Status
 	if !rec.ExpiresAt.IsZero() {
@@ -288,11 +291,11 @@ func eventsMeant(rawQuery string, handlers []*Handler) ([]meantEvent, error) {
 	return eventsOf(scope, fields, handlers)
 }
 
-func newMeantEvent(id Identity) meantEvent {
+func newMeantEvent(id store.Identity) meantEvent {
 	return meantEvent{id, eventReport{Identity: id.String()}}
 }
 
-func parseIdentity(s string) (id Identity, err error) {
+func parseIdentity(s string) (id store.Identity, err error) {
 	if len(s) != hex.EncodedLen(len(id)) {
 		return id, fmt.Errorf("identity %q is not 32 hex digits, as in the header Idempotency-Key", s)
 	}

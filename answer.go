@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/internal/body"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -81,7 +83,7 @@ func answerForSignature(err error) answer {
 
 // answerForReadError returns what to say to a sender whose body did not arrive.
 func answerForReadError(err error) answer {
-	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, errBodyTooLarge) {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, body.ErrTooLarge) {
 		return answerTooLarge
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -91,11 +93,11 @@ func answerForReadError(err error) answer {
 }
 
 // acknowledge answers for an event that was delivered before.
-func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *earlier) error {
+func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *ledger.Earlier) error {
 	if before.BodyHash != ev.bodyHash {
 		return h.answer(w, r, ev, answerChanged, nil)
 	}
-	if before.waited {
+	if before.Waited {
 		return h.answer(w, r, ev, answerWaited, nil)
 	}
 	return h.answer(w, r, ev, answerDuplicate, nil)

@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -8,6 +9,9 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+	"go.uber.org/zap"
 )
 
 func init() {
@@ -20,25 +24,10 @@ type App struct {
 	// Where delivered events are remembered. Default: `{"module": "badger"}`.
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=instantapi_verify.stores inline_key=module"`
 
-	store        StoreModule
+	store        store.Module
 	key, options string // the store's
 	handlers     []*Handler
 	started      bool
-}
-
-// StoreModule is a guest module in the namespace `instantapi_verify.stores`: the
-// configuration of a [Store].
-type StoreModule interface {
-	// Key names the storage. Configs that name the same storage share one open
-	// store, so that a reload neither closes nor reopens it.
-	Key() string
-
-	// Options describes, for people, what can't be changed while it is open.
-	Options() string
-
-	// Open opens the storage. The error names the storage, the cause and the
-	// remedy. The store must not keep anything of the config that opened it.
-	Open() (Store, error)
 }
 
 // CaddyModule returns the Caddy module information.
@@ -58,12 +47,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the store: %v", err)
 	}
-	store, ok := mod.(StoreModule)
+	module, ok := mod.(store.Module)
 	if !ok {
 		return fmt.Errorf("module %T is not a store", mod)
 	}
-	a.store = store
-	a.key, a.options = store.Key(), store.Options()
+	a.store = module
+	a.key, a.options = module.Key(), module.Options()
 	return registerMetrics(ctx)
 }
 
@@ -126,18 +115,18 @@ var runningApps struct {
 
 // acquireRunning is acquire for those who only look: it opens nothing. The app
 // is nil where none has a store open, else the caller must release it.
-func acquireRunning() (*App, *ledger) {
+func acquireRunning() (*App, *ledger.Ledger) {
 	runningApps.Lock()
 	defer runningApps.Unlock()
 	if len(runningApps.apps) == 0 {
 		return nil, nil
 	}
 	app := runningApps.apps[len(runningApps.apps)-1]
-	ledger, err := app.acquire()
+	held, err := app.acquire()
 	if err != nil { // impossible while it is held open
 		return nil, nil
 	}
-	return app, ledger
+	return app, held
 }
 
 // openLedgers holds what is open in this process, by the key of the store.
@@ -145,7 +134,7 @@ var openLedgers = caddy.NewUsagePool()
 
 // openLedger is a ledger in the pool.
 type openLedger struct {
-	*ledger
+	*ledger.Ledger
 	key     string
 	options string
 }
@@ -155,18 +144,18 @@ type openLedger struct {
 // reload does not wait for requests, and the last one may well be served after
 // the config has gone, or begin before Start, because Caddy starts the apps of a
 // config in any order.
-func (a *App) acquire() (*ledger, error) {
+func (a *App) acquire() (*ledger.Ledger, error) {
 	key := a.key
 	value, _, err := openLedgers.LoadOrNew(key, func() (caddy.Destructor, error) {
 		if err := lockStorage(key); err != nil {
 			return nil, err
 		}
-		store, err := a.store.Open()
+		opened, err := a.store.Open(context.Background())
 		if err != nil {
 			unlockStorage(key)
 			return nil, err
 		}
-		return &openLedger{newLedger(store, storeLog), key, a.options}, nil
+		return &openLedger{ledger.New(opened, storeLog, ledgerMetrics), key, a.options}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -176,7 +165,7 @@ func (a *App) acquire() (*ledger, error) {
 		_ = a.release()
 		return nil, err
 	}
-	return open.ledger, nil
+	return open.Ledger, nil
 }
 
 func (a *App) release() error {
@@ -201,8 +190,12 @@ func (o *openLedger) Destruct() error {
 
 func (o *openLedger) closeAndMark() error {
 	defer unlockStorage(o.key)
-	return o.close()
+	return o.Close()
 }
+
+// storeLog returns the log of the config that is in force: an open store
+// outlives the one that opened it.
+func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
 
 // closeTimeout is how long a config load waits for the same store to be closed.
 const closeTimeout = 30 * time.Second

@@ -10,108 +10,16 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/internal/body"
 	"go.uber.org/zap"
 )
-
-// What arrives is what was sent, at every size at which a buffer grows, however
-// the bytes come in and whether their number is announced.
-func TestBodyIsReadWhole(t *testing.T) {
-	for _, size := range []int{0, 1, firstBuffer - 1, firstBuffer, firstBuffer + 1, secondBuffer, secondBuffer + 1,
-		64 << 10, 1<<20 - 1, 1 << 20, largestPooled, largestPooled + 1} {
-		sent := make([]byte, size)
-		for i := range sent {
-			sent[i] = byte(rand.IntN(256))
-		}
-		for how, reader := range map[string]io.Reader{
-			"at once":      bytes.NewReader(sent),
-			"in halves":    iotest.HalfReader(bytes.NewReader(sent)),
-			"end with all": iotest.DataErrReader(bytes.NewReader(sent)),
-		} {
-			for _, announced := range []int64{int64(size), -1} {
-				r := &http.Request{Body: io.NopCloser(reader), ContentLength: announced}
-				body, err := readBody(r, int64(size))
-				if err != nil {
-					t.Fatalf("%d bytes %s: %v", size, how, err)
-				}
-				if !bytes.Equal(body.bytes(), sent) {
-					t.Errorf("%d bytes %s: they are others", size, how)
-				}
-				forwarded, err := io.ReadAll(body)
-				if err != nil || !bytes.Equal(forwarded, sent) {
-					t.Errorf("%d bytes %s: others are forwarded, %v", size, how, err)
-				}
-				body.release()
-				if _, err := body.Read(make([]byte, 1)); !errors.Is(err, errBodyReleased) {
-					t.Errorf("after its request: got %v, want errBodyReleased", err)
-				}
-				reader = bytes.NewReader(sent) // for the second time
-			}
-		}
-	}
-}
-
-// Memory is bounded by what a sender has sent, whatever it announces.
-func TestBodyHasNoMoreRoomThanItNeeds(t *testing.T) {
-	const sent, announced = 1 << 20, 4 << 20
-	body, err := readBody(&http.Request{Body: io.NopCloser(&stingy{t: t, total: sent}), ContentLength: announced}, announced)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer body.release()
-	if len(body.bytes()) != sent {
-		t.Errorf("got %d bytes, want %d", len(body.bytes()), sent)
-	}
-}
-
-// stingy sends zeros little by little, and fails the test where the buffer becomes
-// more than twice what was sent.
-type stingy struct {
-	t           *testing.T
-	sent, total int
-}
-
-func (s *stingy) Read(p []byte) (int, error) {
-	if len(p) > max(secondBuffer, s.sent) {
-		s.t.Fatalf("room for %d more bytes, though only %d were sent", len(p), s.sent)
-	}
-	if s.sent == s.total {
-		return 0, io.EOF
-	}
-	n := min(len(p), 1000, s.total-s.sent)
-	s.sent += n
-	return n, nil
-}
-
-// The buffers that a body grew out of, and at its release the last one, serve
-// the next bodies. In bytes, because with -race a pool drops a quarter of what it
-// is given: about 255,000 bytes a body are allocated then, else next to none, and
-// half a million if one of the two is forgotten.
-func TestBuffersAreUsedAgain(t *testing.T) {
-	const size, bodies = 400_000, 500
-	sent := make([]byte, size)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for range bodies {
-		body, err := readBody(&http.Request{Body: io.NopCloser(bytes.NewReader(sent)), ContentLength: size}, size)
-		if err != nil {
-			t.Fatal(err)
-		}
-		body.release()
-	}
-	runtime.ReadMemStats(&after)
-	if allocated := (after.TotalAlloc - before.TotalAlloc) / bodies; allocated > size {
-		t.Errorf("%d bytes allocated for each body of %d", allocated, size)
-	}
-}
 
 // A handler that has kept the body can't read it when the guard is done.
 func TestBodyIsReleasedWithItsRequest(t *testing.T) {
@@ -134,71 +42,8 @@ func TestBodyIsReleasedWithItsRequest(t *testing.T) {
 	if err := h.ServeHTTP(httptest.NewRecorder(), r, next); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := kept.Read(make([]byte, 10)); n != 0 || !errors.Is(err, errBodyReleased) {
-		t.Errorf("got %d bytes and %v, want errBodyReleased", n, err)
-	}
-}
-
-// A proxy that is still sending when its request has ended gets no more of the
-// body, and nothing of the next one in the same buffer.
-func TestReleasedBodyGivesNothingAway(t *testing.T) {
-	const size = 60_000
-	read := func(letter byte) *requestBody {
-		r := &http.Request{Body: io.NopCloser(bytes.NewReader(bytes.Repeat([]byte{letter}, size))), ContentLength: size}
-		body, err := readBody(r, size)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return body
-	}
-	cut := 0
-	for range 500 {
-		mine := read('a')
-		sending := make(chan []byte)
-		go func() {
-			sent, chunk := []byte(nil), make([]byte, 512)
-			for {
-				n, err := mine.Read(chunk)
-				sent = append(sent, chunk[:n]...)
-				if err != nil {
-					sending <- sent
-					return
-				}
-				runtime.Gosched()
-			}
-		}()
-		runtime.Gosched()
-		mine.release()
-		for range 4 {
-			read('b').release()
-		}
-		sent := <-sending
-		if others := bytes.Trim(sent, "a"); len(others) > 0 {
-			t.Fatalf("%d of %d bytes are another body's", len(others), len(sent))
-		}
-		if len(sent) < size {
-			cut++
-		}
-	}
-	if cut == 0 {
-		t.Error("each was sent before its release, so this proves nothing")
-	}
-}
-
-// A body that is too large, or ends early, leaves nothing to the next request.
-func TestBodyOfAFailedReadIsNotSeenAgain(t *testing.T) {
-	for range 100 {
-		secret := strings.Repeat("SECRET", 1000)
-		for _, reader := range []io.Reader{strings.NewReader(secret), iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader(secret)))} {
-			if _, err := readBody(&http.Request{Body: io.NopCloser(reader), ContentLength: -1}, 100); err == nil {
-				t.Fatal("it is read")
-			}
-		}
-		body, err := readBody(&http.Request{Body: io.NopCloser(strings.NewReader("next")), ContentLength: -1}, 100)
-		if err != nil || string(body.bytes()) != "next" {
-			t.Fatalf("got %q %v", body.bytes(), err)
-		}
-		body.release()
+	if n, err := kept.Read(make([]byte, 10)); n != 0 || !errors.Is(err, body.ErrReleased) {
+		t.Errorf("got %d bytes and %v, want ErrReleased", n, err)
 	}
 }
 

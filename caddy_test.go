@@ -22,6 +22,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 // The promises of DESIGN.md, section 3, each kept by a real Caddy between real
@@ -195,8 +196,8 @@ func TestVerificationRequests(t *testing.T) {
 	}
 	b := newBackend(t, nil)
 	// a store that fails shows that it is not asked
-	s, store := runFaulty(t, guard(b, "answer_verification_requests"))
-	store.set(func(Identity) error { return errors.New("asked") }, func(Identity) error { return errors.New("asked") })
+	s, faulty := runFaulty(t, guard(b, "answer_verification_requests"))
+	faulty.set(func(store.Identity) error { return errors.New("asked") }, func(store.Identity) error { return errors.New("asked") })
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			do(t, test.request(s.url("/"))).wantJSON(t, test.status, test.body)
@@ -871,9 +872,9 @@ func TestEverySuccessIsRecorded(t *testing.T) {
 func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 	for _, first := range []string{"header", "write", "read_from", "flush", "nothing"} {
 		t.Run(first, func(t *testing.T) {
-			s, store := runFaulty(t, "instantapi_verify "+testSecret+"\nroute {\ntest_answer "+first+"\n}")
+			s, faulty := runFaulty(t, "instantapi_verify "+testSecret+"\nroute {\ntest_answer "+first+"\n}")
 			recording, release := make(chan struct{}), make(chan struct{})
-			store.set(nil, func(Identity) error {
+			faulty.set(nil, func(store.Identity) error {
 				close(recording)
 				<-release
 				return nil
@@ -925,24 +926,24 @@ func TestAnswerStreams(t *testing.T) {
 }
 
 func TestStoreFailsBeforeTheDelivery(t *testing.T) {
-	broken := func(Identity) error { return errors.New("disk on fire") }
+	broken := func(store.Identity) error { return errors.New("disk on fire") }
 	t.Run("reject", func(t *testing.T) {
 		b := newBackend(t, nil)
-		s, store := runFaulty(t, guard(b, ""))
-		store.set(broken, nil)
+		s, faulty := runFaulty(t, guard(b, ""))
+		faulty.set(broken, nil)
 		got := do(t, signed(s.url("/"), taskEvent("1")))
 		got.wantJSON(t, 503, bodyNoStore)
 		if got.header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
 		b.wantDeliveries(t, 0)
-		store.set(nil, nil)
+		faulty.set(nil, nil)
 		do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
 	})
 	t.Run("forward", func(t *testing.T) {
 		b := newBackend(t, nil)
-		s, store := runFaulty(t, guard(b, "on_store_error forward"))
-		store.set(broken, broken)
+		s, faulty := runFaulty(t, guard(b, "on_store_error forward"))
+		faulty.set(broken, broken)
 		r := signed(s.url("/"), taskEvent("1"))
 		r.Header.Set("X-InstantAPI-Deduplicated", "true")
 		do(t, r).wantForwarded(t)
@@ -957,8 +958,8 @@ func TestStoreFailsBeforeTheDelivery(t *testing.T) {
 
 func TestStoreFailsAfterTheDelivery(t *testing.T) {
 	b := newBackend(t, nil)
-	s, store := runFaulty(t, guard(b, ""))
-	store.set(nil, func(Identity) error { return errors.New("disk on fire") })
+	s, faulty := runFaulty(t, guard(b, ""))
+	faulty.set(nil, func(store.Identity) error { return errors.New("disk on fire") })
 	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
 	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
 	b.wantDeliveries(t, 1)
@@ -968,33 +969,25 @@ func TestStoreFailsAfterTheDelivery(t *testing.T) {
 	// The store is not given more to refuse.
 	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
 	b.wantDeliveries(t, 1)
-	store.set(nil, nil)
-	eventually(t, "delivery is recorded late", func() bool { return store.size() == 1 })
+	faulty.set(nil, nil)
+	eventually(t, "delivery is recorded late", func() bool { return faulty.size() == 1 })
 	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
 	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
 	b.wantDeliveries(t, 2)
 }
 
-// A disk that hangs takes nobody's answer away.
+// A store that hangs for as long as it may takes nobody's answer away.
 func TestStoreFailsByHanging(t *testing.T) {
 	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	var store *badgerStore
-	openLedgers.Range(func(_, value any) bool {
-		store = value.(*openLedger).store.(*badgerStore)
-		return true
+	s, faulty := runFaulty(t, guard(b, ""))
+	faulty.set(nil, func(store.Identity) error {
+		time.Sleep(time.Second)
+		return errors.New("the disk does not answer")
 	})
-	hang := make(chan struct{})
-	commit := store.writer.commit
-	store.writer.commit = func(entries []badgerEntry) error {
-		<-hang
-		return commit(entries)
-	}
-	store.writer.timeout = time.Second
 	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
 	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
 	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
-	close(hang)
+	faulty.set(nil, nil)
 	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
 	b.wantDeliveries(t, 2)
 }
@@ -1161,7 +1154,7 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 	t.Setenv("INSTANTAPI_TEST_SECRET", "whsec_do_not_tell")
 	body := taskEvent("do-tell")
 	b := newBackend(t, nil)
-	s, store := runFaulty(t, "instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\non_store_error forward\n}\nreverse_proxy "+b.addr())
+	s, faulty := runFaulty(t, "instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\non_store_error forward\n}\nreverse_proxy "+b.addr())
 	send := func(body []byte, sig string) {
 		r := signed(s.url("/"), body)
 		r.Header.Set(signature.DefaultHeader, sig)
@@ -1170,7 +1163,7 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 	expected := signature.Sign("whsec_do_not_tell", body)
 	send(body, strings.Repeat("0", 64))
 	send([]byte("junk_body_bytes"), signature.Sign("whsec_do_not_tell", []byte("junk_body_bytes")))
-	store.set(func(Identity) error { return errors.New("on fire") }, func(Identity) error { return errors.New("on fire") })
+	faulty.set(func(store.Identity) error { return errors.New("on fire") }, func(store.Identity) error { return errors.New("on fire") })
 	send(body, expected)
 	send(append(body, ' '), signature.Sign("whsec_do_not_tell", append(body, ' ')))
 	log := s.logged()

@@ -156,46 +156,6 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile reads the store:
-//
-//	badger {
-//		path           <directory>
-//		sync           on|off
-//		min_free_space <size>
-//	}
-func (s *BadgerStore) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // the module's name
-	if d.NextArg() {
-		return d.Err("badger takes no argument, only a block")
-	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] {
-			return d.Errf("%s is there twice; give it once", option)
-		}
-		seen[option] = true
-		args, err := optionArgs(d, option)
-		if err != nil {
-			return err
-		}
-		switch option {
-		case "path":
-			s.Path = args[0]
-		case "sync":
-			s.Sync, err = parseSwitch(args[0])
-		case "min_free_space":
-			s.MinFreeSpace, err = parseSize(args[0])
-		default:
-			return d.Errf("unknown option %s", option)
-		}
-		if err != nil {
-			return d.Errf("%s: %v", option, err)
-		}
-	}
-	return nil
-}
-
 // optionArgs returns the arguments of an option: none for a switch, one or more
 // for a list, else one. It refuses any other number, and a block.
 func optionArgs(d *caddyfile.Dispenser, option string) ([]string, error) {
@@ -210,7 +170,7 @@ func optionArgs(d *caddyfile.Dispenser, option string) ([]string, error) {
 			return nil, d.Errf("%s needs an argument", option)
 		}
 	case "signature_header", "max_body_size", "scope", "retention", "in_flight_wait",
-		"forward_timeout", "on_store_error", "path", "sync", "min_free_space":
+		"forward_timeout", "on_store_error":
 		if len(args) != 1 {
 			return nil, d.Errf("%s takes one argument, not %d", option, len(args))
 		}
@@ -244,17 +204,8 @@ func parseDuration(s string) (caddy.Duration, error) {
 	return caddy.Duration(d), nil
 }
 
-func parseSwitch(s string) (*bool, error) {
-	if s != "on" && s != "off" {
-		return nil, fmt.Errorf("%q is neither on nor off", s)
-	}
-	on := s == "on"
-	return &on, nil
-}
-
 // Interface guards
 var (
 	_ caddyfile.Unmarshaler = (*Handler)(nil)
 	_ caddyfile.Unmarshaler = (*App)(nil)
-	_ caddyfile.Unmarshaler = (*BadgerStore)(nil)
 )

@@ -166,7 +166,7 @@ func TestCaddyfileErrorsOfApp(t *testing.T) {
 		store("sync yes"):            `sync: "yes" is neither on nor off`,
 		store("sync"):                "sync takes one argument",
 		store("min_free_space lots"): `min_free_space: "lots" is not a size`,
-		store("min_free_space 1GB\nmin_free_space 1GB"): "min_free_space is there twice",
+		store("min_free_space 1GB\nmin_free_space 1GB"): "min_free_space is repeated; give it once",
 	} {
 		_, err := adapt("{\ninstantapi_verify {\n" + in + "\n}\n}\n:80\n")
 		wantError(t, err, want, "Caddyfile:")

@@ -10,19 +10,21 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
 
 // forward hands the event to the next handlers and, if they accept it, records
 // the delivery before the sender learns of it. Without a claim there is nothing
 // to record.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim) error {
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *ledger.Claim) error {
 	// The sender's hanging up must not end the delivery: what the backend has
 	// accepted would not be remembered, and would be forwarded again.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.ForwardTimeout))
 	defer cancel()
 	if c != nil {
-		ctx = context.WithValue(ctx, claimedCtxKey{}, c.id)
+		ctx = context.WithValue(ctx, claimedCtxKey{}, c.ID())
 	}
 
 	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
@@ -36,7 +38,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		}
 		ev.outcome = outcomeUpstreamFailed
 		if c != nil {
-			c.release()
+			c.Release()
 		}
 	}()
 
@@ -75,10 +77,10 @@ func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) 
 }
 
 // record remembers that the backend accepted the event.
-func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
+func (h *Handler) record(r *http.Request, ev *event, c *ledger.Claim, status int) {
 	ev.backendStatus = status
 	if c != nil {
-		if err := c.delivered(h.newRecord(ev, status)); err != nil {
+		if err := c.Delivered(h.newRecord(ev, status)); err != nil {
 			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
 				ev.describe(r, err)...)
 		}
@@ -93,8 +95,8 @@ func (h *Handler) record(r *http.Request, ev *event, c *claim, status int) {
 // was ahead is gone for good once its disk space was given back.
 var now = time.Now
 
-func (h *Handler) newRecord(ev *event, status int) Record {
-	rec := Record{DeliveredAt: now(), Status: status, BodyHash: ev.bodyHash}
+func (h *Handler) newRecord(ev *event, status int) store.Record {
+	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: ev.bodyHash}
 	if h.Retention != Forever {
 		// Rounded up, because a record expires at the beginning of a second.
 		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
@@ -109,8 +111,8 @@ type deliveryWriter struct {
 	handler *Handler
 	request *http.Request
 	event   *event
-	claim   *claim // nil: there is nothing to record
-	status  int    // 0 until there is a final one
+	claim   *ledger.Claim // nil: there is nothing to record
+	status  int           // 0 until there is a final one
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }

@@ -27,6 +27,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 const testSecret = "whsec_test"
@@ -315,25 +316,25 @@ const (
 // faultyStore is a store whose faults a test decides.
 type faultyStore struct {
 	mu      sync.Mutex
-	records map[Identity]Record
-	lookup  func(Identity) error // called first; may be nil
-	record  func(Identity) error // likewise
+	records map[store.Identity]store.Record
+	lookup  func(store.Identity) error // called first; may be nil
+	record  func(store.Identity) error // likewise
 }
 
-func (s *faultyStore) Lookup(id Identity) (Record, bool, error) {
+func (s *faultyStore) Lookup(_ context.Context, id store.Identity) (store.Record, bool, error) {
 	s.mu.Lock()
 	lookup := s.lookup
 	rec, found := s.records[id]
 	s.mu.Unlock()
 	if lookup != nil {
 		if err := lookup(id); err != nil {
-			return Record{}, false, err
+			return store.Record{}, false, err
 		}
 	}
 	return rec, found, nil
 }
 
-func (s *faultyStore) Record(id Identity, rec Record) error {
+func (s *faultyStore) Record(_ context.Context, id store.Identity, rec store.Record) error {
 	s.mu.Lock()
 	record := s.record
 	s.mu.Unlock()
@@ -345,14 +346,14 @@ func (s *faultyStore) Record(id Identity, rec Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.records == nil {
-		s.records = make(map[Identity]Record)
+		s.records = make(map[store.Identity]store.Record)
 	}
 	s.records[id] = rec
 	return nil
 }
 
-func (s *faultyStore) Forget(id Identity) error {
-	if err := s.Record(id, Record{}); err != nil {
+func (s *faultyStore) Forget(ctx context.Context, id store.Identity) error {
+	if err := s.Record(ctx, id, store.Record{}); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -363,7 +364,7 @@ func (s *faultyStore) Forget(id Identity) error {
 
 func (s *faultyStore) Close() error { return nil }
 
-func (s *faultyStore) set(lookup, record func(Identity) error) {
+func (s *faultyStore) set(lookup, record func(store.Identity) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.lookup, s.record = lookup, record
@@ -389,12 +390,12 @@ func (faultyModule) CaddyModule() caddy.ModuleInfo {
 func (m *faultyModule) Key() string     { return "faulty:" + m.Name }
 func (m *faultyModule) Options() string { return "" }
 
-func (m *faultyModule) Open() (Store, error) {
-	store, ok := faultyStores.Load(m.Name)
+func (m *faultyModule) Open(context.Context) (store.Store, error) {
+	faulty, ok := faultyStores.Load(m.Name)
 	if !ok {
 		return nil, fmt.Errorf("no store %s", m.Name)
 	}
-	return store.(*faultyStore), nil
+	return faulty.(*faultyStore), nil
 }
 
 func init() { caddy.RegisterModule(faultyModule{}) }

@@ -2,7 +2,6 @@ package instantapi
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/store/badger"
 )
 
 // What a config's coming and going must not do to events.
@@ -43,41 +43,16 @@ func TestValidatesBesideARunningServer(t *testing.T) {
 func TestASecondServerIsRefused(t *testing.T) {
 	b := newBackend(t, nil)
 	s := run(t, guard(b, ""))
-	_, err := openBadger(s.store, true, lowestMinFreeSpace, freeSpace) // a lock is a process's own in no way
-	wantError(t, err, "another process has it open", "caddy reload", "another path")
-	store := &BadgerStore{Path: s.store}
-	if err := store.Provision(caddy.Context{}); err != nil {
+	second := &badger.Module{Path: s.store, MinFreeSpace: 32 << 20}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	if err := second.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
-	_, err = store.Open()
+	_, err := second.Open(t.Context()) // a lock is in no way one of the process
+	wantError(t, err, "another process has it open", "caddy reload", "another path")
 	wantError(t, err, s.store)
 	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-}
-
-// Nor does one that comes while the first moves its files about.
-func TestASecondServerIsRefusedWhileTheFirstCompacts(t *testing.T) {
-	dir := t.TempDir()
-	s := testStore(t, dir, false)
-	done := make(chan []Identity)
-	go func() { done <- fillStore(t, s, 120_000, time.Time{}) }()
-	for attempts := 0; ; attempts++ {
-		if second, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace); !errors.Is(err, errInUse) {
-			t.Fatalf("attempt %d: got %v %v, want errInUse", attempts, second, err)
-		}
-		select {
-		case ids := <-done:
-			if len(tables(t, dir)) == 0 {
-				t.Error("there is no table yet, so this proves nothing")
-			}
-			t.Logf("%d attempts", attempts+1)
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
-			wantFound(t, testStore(t, dir, true), ids)
-			return
-		case <-time.After(time.Millisecond):
-		}
-	}
 }
 
 func TestRefusedConfigChangesNothing(t *testing.T) {

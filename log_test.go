@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
 
@@ -183,7 +184,7 @@ func TestSuppressedLineDoesNotAllocate(t *testing.T) {
 func TestEachEventHasOneLine(t *testing.T) {
 	status := 200
 	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-	s, store := runFaulty(t, guard(b, ""))
+	s, faulty := runFaulty(t, guard(b, ""))
 	send := func(task string) { do(t, signed(s.url("/"), taskEvent(task))) }
 	send("1")
 	send("1")
@@ -192,7 +193,7 @@ func TestEachEventHasOneLine(t *testing.T) {
 	do(t, r)
 	status = 500
 	send("2")
-	store.set(func(Identity) error { return errors.New("on fire") }, nil)
+	faulty.set(func(store.Identity) error { return errors.New("on fire") }, nil)
 	send("3")
 	length := len(taskEvent("1"))
 	want := []line{

@@ -1,10 +1,13 @@
 package instantapi
 
 import (
+	"context"
 	"errors"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -58,19 +61,23 @@ var (
 		Help:    "Time to record a delivery as durably as the store is configured to.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
-	batchEvents = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "batch_events",
-		Help:    "Events that the store wrote together, with one sync.",
-		Buckets: prometheus.ExponentialBuckets(1, 2, 13), // to maxBatch
-	})
 )
+
+// ledgerMetrics are the ledger's.
+var ledgerMetrics = ledger.Metrics{
+	LookupErrors:  storeErrorsLookup,
+	RecordErrors:  storeErrorsRecord,
+	ForgetErrors:  storeErrorsForget,
+	LookupSeconds: lookupSeconds,
+	RecordSeconds: recordSeconds,
+}
 
 // registerMetrics makes the metrics part of a config's registry, where another
 // handler may have done so.
 func registerMetrics(ctx caddy.Context) error {
 	for _, collector := range []prometheus.Collector{
 		requestsTotal, signatureErrorsTotal, secretMatchesTotal, storeErrorsTotal,
-		verifySeconds, lookupSeconds, recordSeconds, batchEvents, storeCollector{},
+		verifySeconds, lookupSeconds, recordSeconds, storeCollector{},
 	} {
 		err := ctx.GetMetricsRegistry().Register(collector)
 		if _, there := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !there {
@@ -150,7 +157,7 @@ func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
-	app, ledger := acquireRunning()
+	app, events := acquireRunning()
 	if app == nil {
 		return
 	}
@@ -158,14 +165,14 @@ func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value int64) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
 	}
-	inFlight, unrecorded := ledger.load()
+	inFlight, unrecorded := events.Load()
 	gauge(inFlightDesc, int64(inFlight))
 	gauge(unrecordedDesc, int64(unrecorded))
-	store, ok := ledger.store.(StoreStats)
+	reader, ok := events.Store().(store.StatisticsReader)
 	if !ok {
 		return
 	}
-	stats, err := store.Statistics()
+	stats, err := reader.Statistics(context.Background())
 	if err != nil {
 		return // an invalid metric would fail the whole scrape, Caddy's metrics too
 	}

@@ -1,7 +1,6 @@
 package instantapi
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
@@ -81,7 +81,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		w.WriteHeader(200)
 	}
 	options := "max_body_size 1KB\nanswer_verification_requests\nin_flight_wait "
-	s, store := runFaulty(t, withMetrics("handle /impatient {\n"+guard(b, options+"0s\nscope same")+"\n}\n"+
+	s, faulty := runFaulty(t, withMetrics("handle /impatient {\n"+guard(b, options+"0s\nscope same")+"\n}\n"+
 		"handle /nobody {\ninstantapi_verify "+testSecret+"\n}\n"+
 		"handle /panics {\ninstantapi_verify "+testSecret+"\nroute {\ntest_panic\n}\n}\n"+
 		"handle {\n"+guard(b, options+"30s\nscope same")+"\n}"))
@@ -128,9 +128,9 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 			busy(func() { event("/impatient", "busy"); close(release) })
 		}, map[string]float64{"forwarded": 1, "in_flight_timeout": 1}},
 		{"waits for a delivery", func() {
-			store.mu.Lock()
-			clear(store.records)
-			store.mu.Unlock()
+			faulty.mu.Lock()
+			clear(faulty.records)
+			faulty.mu.Unlock()
 			release = make(chan struct{})
 			busy(func() {
 				waited := make(chan struct{})
@@ -162,15 +162,15 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		{"PUT", func() { request("PUT", "/") }, map[string]float64{"method": 1}},
 		{"verification request", func() { request("GET", "/") }, map[string]float64{"verification_request": 1}},
 		{"store fails", func() {
-			store.set(func(Identity) error { return errors.New("on fire") }, nil)
+			faulty.set(func(store.Identity) error { return errors.New("on fire") }, nil)
 			event("/", "3")
-			store.set(nil, nil)
+			faulty.set(nil, nil)
 		}, map[string]float64{"store_error": 1, "lookup": 1}},
 		{"store fails after the delivery", func() {
-			store.set(nil, func(Identity) error { return errors.New("on fire") })
+			faulty.set(nil, func(store.Identity) error { return errors.New("on fire") })
 			answer = accept
 			event("/", "4")
-			store.set(nil, nil)
+			faulty.set(nil, nil)
 		}, map[string]float64{"forwarded": 1, "record": 1}},
 	}
 	seen := map[string]bool{}
@@ -305,8 +305,8 @@ func TestMetricsOfTheMoment(t *testing.T) {
 		hold <- struct{}{}
 		<-release
 	})
-	s, store := runFaulty(t, withMetrics(guard(b, "")))
-	store.set(nil, func(Identity) error { return errors.New("on fire") })
+	s, faulty := runFaulty(t, withMetrics(guard(b, "")))
+	faulty.set(nil, func(store.Identity) error { return errors.New("on fire") })
 	go doWith(sender, signed(s.url("/"), taskEvent("1")))
 	<-hold
 	if got := s.scrape(); got["events_in_flight"] != 1 || got["events_unrecorded"] != 0 {
@@ -317,7 +317,7 @@ func TestMetricsOfTheMoment(t *testing.T) {
 		got := s.scrape()
 		return got["events_in_flight"] == 0 && got["events_unrecorded"] == 1
 	})
-	store.set(nil, nil)
+	faulty.set(nil, nil)
 	eventually(t, "delivery is recorded", func() bool { return s.scrape()["events_unrecorded"] == 0 })
 }
 
@@ -347,70 +347,8 @@ func TestMetricsAreNamedAsPrometheusAsks(t *testing.T) {
 	}
 }
 
-// The count is exact wherever Badger keeps the events at the moment.
-func TestEventsAreCountedExactly(t *testing.T) {
-	dir := t.TempDir()
-	s := testStore(t, dir, false)
-	want := int64(0)
-	count := func(when string) {
-		t.Helper()
-		if got := s.countEvents(); got != want {
-			t.Errorf("%s: %d events, want %d", when, got, want)
-		}
-	}
-	count("empty")
-	for i := range 5 {
-		fillStore(t, s, 1000, time.Time{})
-		want += 1000
-		count(fmt.Sprint("in the log ", i))
-	}
-	// more than a memtable holds, counted while it is written to tables
-	for range 4 {
-		fillStore(t, s, 30_000, time.Time{})
-		want += 30_000
-		count("on the way to tables")
-	}
-	if err := s.coverAllKeys(); err != nil {
-		t.Fatal(err)
-	}
-	count("covered")
-	fillStore(t, s, 1000, time.Now().Add(-time.Hour))
-	count("expired ones")
-	forgotten := fillStore(t, s, 1, time.Time{})[0]
-	want++
-	count("one more")
-	if err := s.Forget(forgotten); err != nil {
-		t.Fatal(err)
-	}
-	want--
-	count("forgotten")
-	if len(s.db.Tables()) < 2 {
-		t.Error("nothing has been written to a table")
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	s = testStore(t, dir, false)
-	// What has expired counts as soon as it is in a table.
-	if got := s.countEvents(); got < want || got > want+1002 {
-		t.Errorf("opened again: %d events, want %d, and at most 1002 more", got, want)
-	}
-	stats, err := s.Statistics()
-	if err != nil || stats.Bytes < 32*want || stats.FreeBytes <= 0 || stats.MinFreeBytes != lowestMinFreeSpace {
-		t.Errorf("got %+v %v", stats, err)
-	}
-}
-
 // Counting costs a request nothing that a collector would have to clean up.
 func TestCountingDoesNotAllocate(t *testing.T) {
-	l := newTestLedger(new(faultyStore))
-	claims := testing.AllocsPerRun(1000, func() {
-		c, _, _ := l.claim(context.Background(), Identity{}, 0)
-		c.release()
-	})
-	if claims > 2 { // the claim and its channel
-		t.Errorf("a claim allocates %v times", claims)
-	}
 	ev := &event{outcome: outcomesOfSignature[signature.ErrMismatch]}
 	matches := countersOfSecrets(1)
 	if n := testing.AllocsPerRun(1000, func() {
@@ -430,18 +368,4 @@ func BenchmarkCounting(b *testing.B) {
 		verifySeconds.Observe(time.Since(start).Seconds())
 		ev.count()
 	}
-}
-
-// BenchmarkCountEvents is what a scrape costs where all that can be is not in a
-// table yet.
-func BenchmarkCountEvents(b *testing.B) {
-	s := testStore(b, b.TempDir(), false)
-	for len(s.db.Tables()) == 0 {
-		fillStore(b, s, 5000, time.Time{})
-	}
-	fillStore(b, s, 20_000, time.Time{})
-	for b.Loop() {
-		s.countEvents()
-	}
-	b.ReportMetric(float64(s.countEvents()), "events")
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,7 +19,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cespare/xxhash/v2"
+	"github.com/instantapi/caddy-instantapi-verify/internal/body"
+	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -303,16 +305,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Verify the bytes as they were sent, before anything is made of them.
-	body, err := readBody(r, h.MaxBodySize)
+	body, err := body.Read(r, h.MaxBodySize)
 	if err != nil {
 		return h.answer(w, r, ev, answerForReadError(err), err)
 	}
-	defer body.release()
-	ev.size, ev.bodyRead = len(body.bytes()), true
-	if err := h.verify(body.bytes(), sig); err != nil {
+	defer body.Release()
+	ev.size, ev.bodyRead = len(body.Bytes()), true
+	if err := h.verify(body.Bytes(), sig); err != nil {
 		return h.answer(w, r, ev, answerForSignature(err), err)
 	}
-	id, err := h.identify(r, body.bytes(), ev)
+	id, err := h.identify(r, body.Bytes(), ev)
 	if err != nil {
 		return h.answer(w, r, ev, answerJSON, err)
 	}
@@ -322,14 +324,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	// Claim the event: from here on nobody else delivers it.
-	ev.bodyHash = xxhash.Sum64(body.bytes())
+	ev.bodyHash = xxhash.Sum64(body.Bytes())
 	ledger, err := h.app.acquire()
 	if err != nil {
 		storeErrorsOpen.Inc()
 		return h.withoutStore(w, r, next, ev, nil, err)
 	}
 	defer h.app.release() //nolint:errcheck // the store logs why it can't close
-	claim, before, err := ledger.claim(r.Context(), id, time.Duration(*h.InFlightWait))
+	claim, before, err := ledger.Claim(r.Context(), id, time.Duration(*h.InFlightWait))
 	switch {
 	case before != nil:
 		return h.acknowledge(w, r, ev, before)
@@ -365,12 +367,12 @@ func (h *Handler) isVerificationRequest(r *http.Request, signatures []string) bo
 	if r.Method != http.MethodPost || len(signatures) > 0 {
 		return false
 	}
-	body, err := readBody(r, maxVerificationRequest)
+	body, err := body.Read(r, maxVerificationRequest)
 	if err != nil {
 		return false
 	}
-	defer body.release()
-	return !mentionsTask(body.bytes())
+	defer body.Release()
+	return !mentionsTask(body.Bytes())
 }
 
 // mentionsTask reports whether an unsigned body could be meant as an event,
@@ -395,61 +397,9 @@ func (h *Handler) allowedMethods() string {
 	return http.MethodPost
 }
 
-// identify reads the event's fields and returns the identity they give it. It
-// depends on nothing that the signature does not cover, but for the scope.
-func (h *Handler) identify(r *http.Request, body []byte, ev *event) (Identity, error) {
-	scope := h.scopeOf(r)
-	values, err := scanEvent(body, h.fields)
-	if err != nil && isEncoded(r) {
-		return identifyBody(scope, body), nil
-	}
-	if err != nil {
-		return Identity{}, err
-	}
-	ev.eventType, ev.taskID, ev.status = text(values[0]), text(values[1]), text(values[2])
-
-	id, ok := identifyFields(scope, values[len(eventFields):]...)
-	if !ok {
-		return identifyBody(scope, body), nil
-	}
-	return id, nil
-}
-
-// isEncoded reports whether the body may be something else than JSON. A body
-// that says so is scanned all the same: the header is not signed, and who adds
-// it to a recorded event must not get another identity by that.
-func isEncoded(r *http.Request) bool {
-	encoding := r.Header.Get("Content-Encoding")
-	return encoding != "" && !strings.EqualFold(encoding, "identity")
-}
-
-// scopeOf returns the scope within which the request's event is a duplicate.
-func (h *Handler) scopeOf(r *http.Request) string {
-	if h.Scope != "" {
-		repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-		return repl.ReplaceKnown(h.Scope, "")
-	}
-	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
-	if !ok {
-		original = *r
-	}
-	return defaultScope(r.Host, original.URL.Path)
-}
-
-// defaultScope returns host and path in one spelling. Caddy's matchers take the
-// others for the same, so a replay must not get a scope of its own by them.
-func defaultScope(hostport, path string) string {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil { // there is no port
-		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-	}
-	path = caddyhttp.CleanPath(path, true)
-	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
-}
-
 // prepareForward makes of the request what the next handlers get.
-func prepareForward(r *http.Request, body *requestBody, id Identity) {
-	length := len(body.bytes())
+func prepareForward(r *http.Request, body *body.Body, id store.Identity) {
+	length := len(body.Bytes())
 	r.Body = body
 	r.ContentLength = int64(length)
 	r.TransferEncoding = nil
@@ -466,14 +416,14 @@ func prepareForward(r *http.Request, body *requestBody, id Identity) {
 
 // withoutStore is for a new event that the store can't say anything about. It
 // has a claim if only the lookup failed.
-func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *claim, cause error) error {
+func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *ledger.Claim, cause error) error {
 	if h.OnStoreError == onStoreErrorForward {
 		h.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", r, ev, cause)
 		r.Header.Set(headerDeduplicated, "false")
 		return h.forward(w, r, next, ev, c)
 	}
 	if c != nil {
-		c.release()
+		c.Release()
 	}
 	return h.answer(w, r, ev, answerStore, cause)
 }

@@ -4,4 +4,5 @@ package instantapi
 // nothing else of the package depends on it.
 import (
 	_ "github.com/instantapi/caddy-instantapi-verify/internal/cli" // caddy instantapi
+	_ "github.com/instantapi/caddy-instantapi-verify/store/badger" // instantapi_verify.stores.badger
 )

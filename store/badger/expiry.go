@@ -1,4 +1,4 @@
-package instantapi
+package badger
 
 import (
 	"bytes"
@@ -8,8 +8,9 @@ import (
 	"math"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/y"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
 
@@ -42,7 +43,7 @@ const (
 )
 
 // shrinkRegularly shrinks the store now and then, until it is closed.
-func (s *badgerStore) shrinkRegularly(interval time.Duration) {
+func (s *database) shrinkRegularly(interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -59,7 +60,7 @@ func (s *badgerStore) shrinkRegularly(interval time.Duration) {
 }
 
 // shrink drops the expired events if they are many.
-func (s *badgerStore) shrink() error {
+func (s *database) shrink() error {
 	before := s.tableSize()
 	if before < shrinkFrom {
 		return nil
@@ -94,7 +95,7 @@ func (s *badgerStore) shrink() error {
 }
 
 // onTopLevel returns how many tables Badger has not merged yet.
-func (s *badgerStore) onTopLevel() (tables int) {
+func (s *database) onTopLevel() (tables int) {
 	for _, table := range s.db.Tables() {
 		if table.Level == 0 {
 			tables++
@@ -103,7 +104,7 @@ func (s *badgerStore) onTopLevel() (tables int) {
 	return tables
 }
 
-func (s *badgerStore) tableSize() (bytes int64) {
+func (s *database) tableSize() (bytes int64) {
 	for _, table := range s.db.Tables() {
 		bytes += int64(table.OnDiskSize)
 	}
@@ -112,8 +113,8 @@ func (s *badgerStore) tableSize() (bytes int64) {
 
 // expiredShare estimates how many of the entries have expired, from a run of keys
 // in a random place. Keys are hashes: any run of them is a fair sample.
-func (s *badgerStore) expiredShare() (float64, error) {
-	opts := badger.DefaultIteratorOptions
+func (s *database) expiredShare() (float64, error) {
+	opts := badgerdb.DefaultIteratorOptions
 	opts.AllVersions = true // also the expired ones
 	opts.PrefetchValues = false
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
@@ -121,7 +122,7 @@ func (s *badgerStore) expiredShare() (float64, error) {
 	it := txn.NewIterator(opts)
 	defer it.Close()
 
-	var from Identity
+	var from store.Identity
 	rand.Read(from[:])
 	seen, expired := 0, 0
 	count := func() {
@@ -145,14 +146,14 @@ func (s *badgerStore) expiredShare() (float64, error) {
 // The cover's keys, before and behind all identities.
 var (
 	firstKey = []byte{0}
-	lastKey  = bytes.Repeat([]byte{0xff}, len(Identity{})+1)
+	lastKey  = bytes.Repeat([]byte{0xff}, len(store.Identity{})+1)
 )
 
 // coverAllKeys makes Badger write a table that overlaps all others. Its entries
 // expired long ago and are gone with the next compaction. The first one is
 // written over and over, because Badger writes a table when its log is full, and
 // for no other reason.
-func (s *badgerStore) coverAllKeys() error {
+func (s *database) coverAllKeys() error {
 	filler := make([]byte, valueThreshold/2) // stays in the tables, and fits into a transaction
 	if err := s.writeExpired(lastKey, nil); err != nil {
 		return err
@@ -183,10 +184,10 @@ func (s *badgerStore) coverAllKeys() error {
 // errClosing ends what would make the closing of the store wait.
 var errClosing = errors.New("store is being closed")
 
-func (s *badgerStore) writeExpired(key, value []byte) error {
+func (s *database) writeExpired(key, value []byte) error {
 	txn := s.db.NewTransactionAt(coverVersion, true)
 	defer txn.Discard()
-	err := txn.SetEntry(&badger.Entry{Key: key, Value: value, ExpiresAt: 1})
+	err := txn.SetEntry(&badgerdb.Entry{Key: key, Value: value, ExpiresAt: 1})
 	if err == nil {
 		err = txn.CommitAt(coverVersion, nil)
 	}

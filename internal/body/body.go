@@ -1,4 +1,6 @@
-package instantapi
+// Package body keeps a whole request body in memory, in buffers that are used
+// again.
+package body
 
 import (
 	"errors"
@@ -9,11 +11,11 @@ import (
 	"sync"
 )
 
-// errBodyTooLarge means that a body has more bytes than it may have.
-var errBodyTooLarge = errors.New("body is larger than max_body_size")
+// ErrTooLarge means that a body has more bytes than it may have.
+var ErrTooLarge = errors.New("body is larger than max_body_size")
 
-// errBodyReleased is for who reads a body though its request has ended.
-var errBodyReleased = errors.New("request has ended: its body can't be read any more")
+// ErrReleased is for who reads a body though its request has ended.
+var ErrReleased = errors.New("request has ended: its body can't be read any more")
 
 // A buffer holds a power of two of bytes. The first one is for what comes along
 // with a request's header, the second for what comes in one piece behind it;
@@ -52,20 +54,20 @@ func returnBuffer(buffer *[]byte) {
 	poolOf(cap(*buffer)).Put(buffer)
 }
 
-// requestBody is a whole body in memory, for the next handlers to read. Its
+// Body is a whole body in memory, for the next handlers to read. Its
 // buffer serves other requests after release.
-type requestBody struct {
+type Body struct {
 	mu     sync.Mutex // a proxy may still be sending when its handler has returned
 	buffer *[]byte    // nil: released
 	read   int
 }
 
-// readBody reads the whole body. The buffer grows with what arrives, to at most
+// Read reads the whole body. The buffer grows with what arrives, to at most
 // twice of that or secondBuffer: a sender that announces much and sends little
 // costs little. The caller must release the body.
-func readBody(r *http.Request, limit int64) (*requestBody, error) {
+func Read(r *http.Request, limit int64) (*Body, error) {
 	if r.ContentLength > limit {
-		return nil, errBodyTooLarge
+		return nil, ErrTooLarge
 	}
 	buffer := takeBuffer(firstBuffer)
 	for {
@@ -77,9 +79,9 @@ func readBody(r *http.Request, limit int64) (*requestBody, error) {
 		switch {
 		case int64(len(*buffer)) > limit:
 			returnBuffer(buffer)
-			return nil, errBodyTooLarge
+			return nil, ErrTooLarge
 		case err == io.EOF:
-			return &requestBody{buffer: buffer}, nil
+			return &Body{buffer: buffer}, nil
 		case err != nil:
 			err = fmt.Errorf("reading the body after %d bytes: %w", len(*buffer), err)
 			returnBuffer(buffer)
@@ -96,15 +98,15 @@ func growBuffer(full *[]byte) *[]byte {
 	return grown
 }
 
-// bytes is what the body holds, until release.
-func (b *requestBody) bytes() []byte { return *b.buffer }
+// Bytes is what the body holds, until Release.
+func (b *Body) Bytes() []byte { return *b.buffer }
 
 // Read implements io.Reader.
-func (b *requestBody) Read(p []byte) (int, error) {
+func (b *Body) Read(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.buffer == nil {
-		return 0, errBodyReleased
+		return 0, ErrReleased
 	}
 	if b.read == len(*b.buffer) {
 		return 0, io.EOF
@@ -117,10 +119,10 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Close implements io.Closer. It does nothing, as a proxy's next attempt may read
 // on: all of the body if the one before did not reach its upstream, else only the
 // rest, and then net/http ends that attempt because Content-Length says more.
-func (b *requestBody) Close() error { return nil }
+func (b *Body) Close() error { return nil }
 
-// release gives the buffer to other requests. From here on nobody can read it.
-func (b *requestBody) release() {
+// Release gives the buffer to other requests. From here on nobody can read it.
+func (b *Body) Release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	returnBuffer(b.buffer)

@@ -1,4 +1,4 @@
-package instantapi
+package badger
 
 import (
 	"errors"

@@ -1,7 +1,8 @@
-package instantapi
+package badger
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -9,16 +10,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 // The Badger store by itself.
 
+// ctx is for calls that nobody ends.
+var ctx = context.Background()
+
 // testStore opens a store that is closed at the end of the test.
-func testStore(t testing.TB, path string, sync bool) *badgerStore {
+func testStore(t testing.TB, path string, sync bool) *database {
 	t.Helper()
 	s, err := openBadger(path, sync, lowestMinFreeSpace, freeSpace)
 	if err != nil {
@@ -32,22 +39,22 @@ func testStore(t testing.TB, path string, sync bool) *badgerStore {
 	return s
 }
 
-func randomID() (id Identity) {
+func randomID() (id store.Identity) {
 	rand.Read(id[:])
 	return id
 }
 
 // fillStore records n events and returns their identities.
-func fillStore(t testing.TB, s *badgerStore, n int, expires time.Time) []Identity {
+func fillStore(t testing.TB, s *database, n int, expires time.Time) []store.Identity {
 	t.Helper()
 	const writers = 128
-	ids := make([]Identity, n)
+	ids := make([]store.Identity, n)
 	var wg sync.WaitGroup
 	for w := range writers {
 		wg.Go(func() {
 			for i := w; i < n; i += writers {
 				ids[i] = randomID()
-				if err := s.Record(ids[i], Record{DeliveredAt: time.Now(), Status: 200, ExpiresAt: expires}); err != nil {
+				if err := s.Record(ctx, ids[i], store.Record{DeliveredAt: time.Now(), Status: 200, ExpiresAt: expires}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -59,11 +66,11 @@ func fillStore(t testing.TB, s *badgerStore, n int, expires time.Time) []Identit
 }
 
 // wantFound checks that all are remembered.
-func wantFound(t testing.TB, s Store, ids []Identity) {
+func wantFound(t testing.TB, s store.Store, ids []store.Identity) {
 	t.Helper()
 	missing := 0
 	for _, id := range ids {
-		if _, found, err := s.Lookup(id); err != nil {
+		if _, found, err := s.Lookup(ctx, id); err != nil {
 			t.Fatal(err)
 		} else if !found {
 			missing++
@@ -98,23 +105,23 @@ func TestRecordIsFoundAsItWasWritten(t *testing.T) {
 	dir := t.TempDir()
 	s := testStore(t, dir, true)
 	at := time.Unix(1_700_000_000, 0)
-	want := map[Identity]Record{
+	want := map[store.Identity]store.Record{
 		randomID(): {DeliveredAt: at, Status: 200, BodyHash: 1<<64 - 1, ExpiresAt: time.Now().Add(time.Hour).Truncate(time.Second)},
 		randomID(): {DeliveredAt: at, Status: 299},
 		{}:         {DeliveredAt: time.Unix(1<<39, 0), Status: 204, BodyHash: 1},
 	}
 	for id, rec := range want {
-		if _, found, err := s.Lookup(id); found || err != nil {
+		if _, found, err := s.Lookup(ctx, id); found || err != nil {
 			t.Errorf("unknown event: got %v %v", found, err)
 		}
-		if err := s.Record(id, rec); err != nil {
+		if err := s.Record(ctx, id, rec); err != nil {
 			t.Error(err)
 		}
 	}
 	check := func() {
 		t.Helper()
 		for id, rec := range want {
-			got, found, err := s.Lookup(id)
+			got, found, err := s.Lookup(ctx, id)
 			if err != nil || !found || !got.DeliveredAt.Equal(rec.DeliveredAt) || got.Status != rec.Status ||
 				got.BodyHash != rec.BodyHash || !got.ExpiresAt.Equal(rec.ExpiresAt) {
 				t.Errorf("got %v %v %v, want %v", got, found, err, rec)
@@ -132,7 +139,7 @@ func TestRecordIsFoundAsItWasWritten(t *testing.T) {
 // After a burst has expired the directory shrinks by itself, and forgets nothing
 // else.
 func TestSpaceOfABurstIsGivenBack(t *testing.T) {
-	inBubble(t, func(t *testing.T, s *badgerStore) {
+	inBubble(t, func(t *testing.T, s *database) {
 		kept := fillStore(t, s, 20_000, time.Time{})
 		fillStore(t, s, 200_000, time.Now().Add(shrinkInterval/4))
 		time.Sleep(shrinkInterval / 2)
@@ -175,7 +182,7 @@ func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
 		"ebbing": {250_000, 5000, 250_000, 5000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T, s *badgerStore) {
+			inBubble(t, func(t *testing.T, s *database) {
 				for i, events := range windows {
 					events *= scale
 					for range parts {
@@ -195,7 +202,7 @@ func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
 
 // inBubble opens a store in a bubble of synctest: an hour is over as soon as all
 // is quiet, and what the store does by itself now and then is done.
-func inBubble(t *testing.T, use func(t *testing.T, s *badgerStore)) {
+func inBubble(t *testing.T, use func(t *testing.T, s *database)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := testStore(t, dir, false)
@@ -208,7 +215,7 @@ func inBubble(t *testing.T, use func(t *testing.T, s *badgerStore)) {
 
 // crashedLog makes a store with batches of events in its log, leaves it as a
 // crash does, and returns a copy of the directory and its log file.
-func crashedLog(t *testing.T, batches int) (dir, log string, ids []Identity) {
+func crashedLog(t *testing.T, batches int) (dir, log string, ids []store.Identity) {
 	t.Helper()
 	live := t.TempDir()
 	s := testStore(t, live, true)
@@ -309,5 +316,62 @@ func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 	}
 	if at := bytes.Index(content, ids[0][:]); at < 0 || binary.BigEndian.Uint64(content[at+16:]) != ^entry.version {
 		t.Error("key is not followed by its version")
+	}
+}
+
+// Badger must find a log with forgotten events in it as it was before a crash.
+func TestForgettingOutlivesACrash(t *testing.T) {
+	dir := t.TempDir()
+	s := testStore(t, dir, true)
+	ids := fillStore(t, s, 50, time.Time{})
+	for _, id := range ids[:25] {
+		if err := s.Forget(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	crashed := t.TempDir()
+	if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	s = testStore(t, crashed, true)
+	wantFound(t, s, ids[25:])
+	for _, id := range ids[:25] {
+		if _, found, err := s.Lookup(ctx, id); found || err != nil {
+			t.Errorf("forgotten event: got %t %v", found, err)
+		}
+	}
+}
+
+// What must hold when something breaks: the process, the disk, the files.
+
+// missing ends a test that this machine can't run. In CI nothing may be lacking:
+// a test that silently does not run proves nothing.
+func missing(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("INSTANTAPI_VERIFY_TEST_ALL") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+// wantError checks that an error says all of this.
+func wantError(t *testing.T, err error, wants ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one that says %q", wants)
+	}
+	for _, want := range wants {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error %q does not say %q", err, want)
+		}
+	}
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("gave up waiting: %s", what)
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package instantapi
+package badger
 
 import (
 	"bytes"
@@ -7,16 +7,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 // The first batch of a log has none before it to say which one it is.
 func TestTornFirstBatchIsRepairedSilently(t *testing.T) {
 	live := t.TempDir()
 	s := testStore(t, live, true)
-	batch := make([]badgerEntry, 300) // several pages, any of which a power cut may leave out
+	batch := make([]entry, 300) // several pages, any of which a power cut may leave out
 	for i := range batch {
-		batch[i] = badgerEntry{randomID(), Record{DeliveredAt: time.Now(), Status: 200}}
+		batch[i] = entry{randomID(), store.Record{DeliveredAt: time.Now(), Status: 200}}
 	}
 	if err := s.commit(batch); err != nil {
 		t.Fatal(err)
@@ -70,7 +71,7 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 // would delete the tables that it does not name any more.
 func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
 	dir, _ := storeWithTables(t)
-	manifest := filepath.Join(dir, badger.ManifestFilename)
+	manifest := filepath.Join(dir, badgerdb.ManifestFilename)
 	edit(t, manifest, func(content []byte) []byte {
 		for end := len(content) - 1; ; end-- {
 			file := filepath.Join(t.TempDir(), "manifest")
@@ -81,7 +82,7 @@ func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, whole, err := badger.ReplayManifestFile(f, 0, badgerOptions(dir, true, nil))
+			_, whole, err := badgerdb.ReplayManifestFile(f, 0, badgerOptions(dir, true, nil))
 			f.Close()
 			if err == nil && whole == int64(end) {
 				return content[:end]

@@ -1,4 +1,4 @@
-package instantapi
+package badger
 
 import (
 	"bytes"
@@ -15,10 +15,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/dgraph-io/badger/v4"
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
 	"github.com/dgraph-io/badger/v4/table"
 	"github.com/dgraph-io/ristretto/v2/z"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 // What a crash leaves behind Badger repairs by itself. Damage it does not always
@@ -45,34 +46,34 @@ func checkDatabase(path string, logs bool) error {
 func checkTables(path string) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // how Badger reads a manifest of garbage
-			err = fmt.Errorf("reading %s panicked: %v", badger.ManifestFilename, p)
+			err = fmt.Errorf("reading %s panicked: %v", badgerdb.ManifestFilename, p)
 		}
 	}()
 	files, err := filepath.Glob(filepath.Join(path, "*.sst"))
 	if err != nil {
 		return err
 	}
-	file, err := os.Open(filepath.Join(path, badger.ManifestFilename))
+	file, err := os.Open(filepath.Join(path, badgerdb.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) {
 		if len(files) == 0 {
 			return nil // a new database
 		}
-		return fmt.Errorf("%s is missing beside %d tables", badger.ManifestFilename, len(files))
+		return fmt.Errorf("%s is missing beside %d tables", badgerdb.ManifestFilename, len(files))
 	}
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	manifest, _, err := badger.ReplayManifestFile(file, 0, badgerOptions(path, true, nil))
+	manifest, _, err := badgerdb.ReplayManifestFile(file, 0, badgerOptions(path, true, nil))
 	if err != nil {
-		return fmt.Errorf("%s can't be read: %w", badger.ManifestFilename, err)
+		return fmt.Errorf("%s can't be read: %w", badgerdb.ManifestFilename, err)
 	}
 	known := slices.Collect(maps.Keys(manifest.Tables))
 	if len(files) > len(known) { // Badger would delete the others
 		// A crash can leave tables that the manifest does not name yet, but then
 		// what they were made of is still there, and so is the log in use.
 		if logs, _ := filepath.Glob(filepath.Join(path, "*.mem")); len(logs) == 0 {
-			return fmt.Errorf("%s names %d of %d tables", badger.ManifestFilename, len(known), len(files))
+			return fmt.Errorf("%s names %d of %d tables", badgerdb.ManifestFilename, len(known), len(files))
 		}
 	}
 	return verifyTables(path, known)
@@ -217,7 +218,7 @@ func wholeEntries(log []byte) (first, last uint64, end int) {
 // entries in log, wherever they begin, 0 where there is none.
 func eventVersions(log []byte) (lowest, highest uint64) {
 	// How every event's entry begins.
-	start := []byte{metaOfBatch, 0, byte(len(Identity{}) + versionSize), recordSize}
+	start := []byte{metaOfBatch, 0, byte(len(store.Identity{}) + versionSize), recordSize}
 	for {
 		i := bytes.Index(log, start)
 		if i < 0 {
@@ -264,6 +265,6 @@ func readLogEntry(log []byte) (entry logEntry, ok bool) {
 		size:    size + crc32.Size,
 		meta:    log[0],
 		version: ^binary.BigEndian.Uint64(version),
-		event:   keySize == uint64(len(Identity{})+versionSize) && valueSize == recordSize,
+		event:   keySize == uint64(len(store.Identity{})+versionSize) && valueSize == recordSize,
 	}, true
 }

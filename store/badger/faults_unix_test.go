@@ -1,6 +1,6 @@
 //go:build unix
 
-package instantapi
+package badger
 
 import (
 	"os"

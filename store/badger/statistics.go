@@ -1,7 +1,8 @@
-package instantapi
+package badger
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io/fs"
 	"math"
@@ -10,42 +11,22 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dgraph-io/badger/v4"
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/y"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Statistics are a store's figures, for people and for dashboards.
-type Statistics struct {
-	// Events is how many events are in the store. One that has expired, or was
-	// forgotten, may count for as long as it takes up space.
-	Events int64
-
-	// Bytes is what they take up.
-	Bytes int64
-
-	// FreeBytes is the room that is left, MinFreeBytes the room below which the
-	// store refuses events. Where MinFreeBytes is 0 the store knows neither.
-	FreeBytes, MinFreeBytes int64
-}
-
-// StoreStats is a [Store] that knows its figures.
-type StoreStats interface {
-	// Statistics is called when somebody looks, and never for a request to a
-	// guarded endpoint.
-	Statistics() (Statistics, error)
-}
-
-// Statistics implements [StoreStats].
-func (s *badgerStore) Statistics() (Statistics, error) {
+// Statistics implements [store.StatisticsReader].
+func (s *database) Statistics(_ context.Context) (store.Statistics, error) {
 	free, err := s.space.free(s.path)
 	if err != nil {
-		return Statistics{}, err
+		return store.Statistics{}, err
 	}
 	size, err := bytesOnDisk(s.path)
 	if err != nil {
-		return Statistics{}, err
+		return store.Statistics{}, err
 	}
-	return Statistics{
+	return store.Statistics{
 		Events:       s.count.read(s.countEvents),
 		Bytes:        size,
 		FreeBytes:    int64(min(free, math.MaxInt64)),
@@ -98,7 +79,7 @@ func (c *eventCount) read(count func() int64) int64 {
 // countEvents counts the entries that are events. Tables know how many they
 // hold. What is not in a table yet has a version above all of theirs, because
 // versions grow and tables are written in their order.
-func (s *badgerStore) countEvents() (events int64) {
+func (s *database) countEvents() (events int64) {
 	last := uint64(coverVersion)
 	for _, table := range s.steadyTables() {
 		events += int64(table.KeyCount)
@@ -110,7 +91,7 @@ func (s *badgerStore) countEvents() (events int64) {
 			events--
 		}
 	}
-	opts := badger.DefaultIteratorOptions
+	opts := badgerdb.DefaultIteratorOptions
 	opts.PrefetchValues = false
 	opts.SinceTs = last // which leaves out the tables below
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
@@ -125,11 +106,11 @@ func (s *badgerStore) countEvents() (events int64) {
 
 // steadyTables returns the tables, but not while a compaction has its output in
 // place and its input too.
-func (s *badgerStore) steadyTables() []badger.TableInfo {
+func (s *database) steadyTables() []badgerdb.TableInfo {
 	tables := s.db.Tables()
 	for range 10 {
 		again := s.db.Tables()
-		if slices.EqualFunc(tables, again, func(a, b badger.TableInfo) bool { return a.ID == b.ID }) {
+		if slices.EqualFunc(tables, again, func(a, b badgerdb.TableInfo) bool { return a.ID == b.ID }) {
 			break
 		}
 		tables = again
@@ -138,4 +119,4 @@ func (s *badgerStore) steadyTables() []badger.TableInfo {
 }
 
 // Interface guards
-var _ StoreStats = (*badgerStore)(nil)
+var _ store.StatisticsReader = (*database)(nil)

@@ -1,0 +1,84 @@
+package ledger
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/store"
+	"go.uber.org/zap"
+)
+
+// BenchmarkClaim measures the ledger alone, with a store that costs next to
+// nothing: the way of a new event from its claim to its end, on events of their
+// own and on one that all callers want, and the way of a known one.
+func BenchmarkClaim(b *testing.B) {
+	for _, callers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("own-events/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, quickID, false)
+		})
+		b.Run(fmt.Sprintf("one-event/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, func() store.Identity { return store.Identity{1} }, false)
+		})
+		b.Run(fmt.Sprintf("known/callers=%d", callers), func(b *testing.B) {
+			claimConcurrently(b, callers, func() store.Identity { return store.Identity{1} }, true)
+		})
+	}
+}
+
+// fixedStore gives the same answer for each event, and records none.
+type fixedStore struct{ known bool }
+
+func (s fixedStore) Lookup(_ context.Context, _ store.Identity) (store.Record, bool, error) {
+	return store.Record{}, s.known, nil
+}
+
+func (fixedStore) Record(_ context.Context, _ store.Identity, _ store.Record) error { return nil }
+
+func (fixedStore) Forget(_ context.Context, _ store.Identity) error { return nil }
+
+func (fixedStore) Close() error { return nil }
+
+// claimConcurrently claims b.N events from so many callers at once. Who waited
+// for a delivery has its outcome, and so claims nothing.
+func claimConcurrently(b *testing.B, callers int, event func() store.Identity, known bool) {
+	l := New(fixedStore{known}, zap.NewNop, testMetrics)
+	var next, claimed atomic.Int64
+	var wg sync.WaitGroup
+	b.ReportAllocs()
+	b.ResetTimer()
+	for range callers {
+		wg.Go(func() {
+			for next.Add(1) <= int64(b.N) {
+				c, before, err := l.Claim(context.Background(), event(), time.Minute)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				if before != nil {
+					continue
+				}
+				claimed.Add(1)
+				runtime.Gosched() // while it is delivered others come
+				if err := c.Delivered(store.Record{Status: 200}); err != nil {
+					b.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	b.ReportMetric(float64(claimed.Load())/float64(b.N), "claims/op")
+}
+
+// quickID is random, and costs nothing beside what is measured.
+func quickID() (id store.Identity) {
+	binary.BigEndian.PutUint64(id[:], rand.Uint64())
+	binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	return id
+}

@@ -1,0 +1,179 @@
+// Package ledger decides who may deliver an event, and remembers who did, over a
+// store.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// ErrInFlight means that another request has been delivering the event for as
+// long as the caller was ready to wait.
+var ErrInFlight = errors.New("another request is delivering this event")
+
+// errNotRecording means that the store has refused to record a delivery. Until it
+// takes that one it is not given more to refuse: what only the memory knows is
+// gone with the process.
+var errNotRecording = errors.New("store does not record deliveries at present, see its last error")
+
+// Ledger decides who may forward an event. What is being delivered is known in
+// memory only, so that a crash leaves no claim behind; what was delivered is in
+// the store.
+//
+// It is shared by all handlers on one store, also those of an older and a newer
+// config while one takes over from the other.
+type Ledger struct {
+	store   store.Store
+	log     func() *zap.Logger // not a logger: a ledger outlives configs
+	metrics Metrics
+
+	lastError atomic.Pointer[Failure] // nil: none so far
+
+	mu         sync.Mutex
+	inFlight   map[store.Identity]*Claim
+	unrecorded map[store.Identity]store.Record // delivered, but the store refused to say so
+	retrying   bool
+	recording  sync.Mutex // held while an unrecorded delivery is recorded, or an event forgotten
+	closed     chan struct{}
+	retries    sync.WaitGroup
+}
+
+// New returns a ledger over an open store, which it closes with itself.
+func New(s store.Store, log func() *zap.Logger, metrics Metrics) *Ledger {
+	return &Ledger{
+		store:      s,
+		log:        log,
+		metrics:    metrics,
+		inFlight:   make(map[store.Identity]*Claim),
+		unrecorded: make(map[store.Identity]store.Record),
+		closed:     make(chan struct{}),
+	}
+}
+
+// Metrics is what a ledger counts and measures.
+type Metrics struct {
+	LookupErrors, RecordErrors, ForgetErrors prometheus.Counter
+	LookupSeconds, RecordSeconds             prometheus.Observer
+}
+
+// Earlier is a delivery that was there before.
+type Earlier struct {
+	store.Record
+	Waited bool // for it, because another request was at it
+}
+
+// Claim asks for the right to deliver an event.
+//
+//   - A claim and no error: deliver it.
+//   - A claim and an error: nobody else is delivering it, but the store can't
+//     say whether somebody has. Release it, or deliver it unprotected.
+//   - A record: it was delivered before.
+//   - Only an error: ErrInFlight after wait, or ctx's own.
+func (l *Ledger) Claim(ctx context.Context, id store.Identity, wait time.Duration) (*Claim, *Earlier, error) {
+	timer := (*time.Timer)(nil)
+	for {
+		c, first := l.enter(id)
+		if first {
+			return c.lookUp(ctx)
+		}
+		if timer == nil {
+			timer = time.NewTimer(wait)
+			defer timer.Stop()
+		}
+		select {
+		case <-c.ended:
+		case <-timer.C:
+			return nil, nil, ErrInFlight
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+		if c.record != nil {
+			return nil, &Earlier{*c.record, true}, nil
+		}
+		// The delivery failed. Everyone who waited is here now, and the one
+		// who enters first takes over.
+	}
+}
+
+// enter returns the claim on an event, and whether the caller is the first to
+// ask for it and so its holder.
+func (l *Ledger) enter(id store.Identity) (c *Claim, first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c := l.inFlight[id]; c != nil {
+		if c.ended == nil {
+			c.ended = make(chan struct{})
+		}
+		return c, false
+	}
+	c = &Claim{ledger: l, id: id, since: time.Now()}
+	l.inFlight[id] = c
+	return c, true
+}
+
+func (l *Ledger) lookup(ctx context.Context, id store.Identity) (store.Record, bool, error) {
+	l.mu.Lock()
+	rec, found := l.unrecorded[id]
+	notRecording := len(l.unrecorded) > 0
+	l.mu.Unlock()
+	if found {
+		return rec, true, nil
+	}
+	rec, found, err := l.store.Lookup(ctx, id)
+	if err != nil {
+		l.failed(l.metrics.LookupErrors, err)
+	} else if !found && notRecording {
+		err = errNotRecording
+	}
+	return rec, found, err
+}
+
+// Failure is an error of the store, for people to read.
+type Failure struct {
+	At  time.Time
+	Err error
+}
+
+func (l *Ledger) failed(counter prometheus.Counter, err error) {
+	counter.Inc()
+	l.lastError.Store(&Failure{time.Now(), err})
+}
+
+// LastFailure returns the last error of the store, nil if there was none. It may
+// be over.
+func (l *Ledger) LastFailure() *Failure { return l.lastError.Load() }
+
+// Store returns the store, for its figures.
+func (l *Ledger) Store() store.Store { return l.store }
+
+// Load returns how many events are being delivered, and how many deliveries the
+// store still refuses to record.
+func (l *Ledger) Load() (inFlight, unrecorded int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.inFlight), len(l.unrecorded)
+}
+
+// Close ends the ledger and its store. Nobody may hold a claim any more.
+func (l *Ledger) Close() error {
+	l.mu.Lock()
+	close(l.closed)
+	l.mu.Unlock()
+	l.retries.Wait()
+	l.recordKept()
+	l.mu.Lock()
+	lost := len(l.unrecorded)
+	l.mu.Unlock()
+	if lost > 0 {
+		l.log().Error("closing a store that still refuses to record deliveries: these events are forwarded again when they are sent again",
+			zap.Int("events", lost))
+	}
+	return l.store.Close()
+}

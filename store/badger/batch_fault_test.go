@@ -1,0 +1,133 @@
+package badger
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Whatever a commit does, everyone who waits for it gets an answer in time, and
+// the next ones are served.
+func TestEveryWriterGetsAnAnswer(t *testing.T) {
+	refused := errors.New("refused")
+	const bad = 7
+	stuck := make(chan struct{})
+	for name, test := range map[string]struct {
+		commit func([]int) error
+		want   func(item int, err error) bool
+	}{
+		"fails": {func([]int) error { return refused },
+			func(_ int, err error) bool { return errors.Is(err, refused) }},
+		"panics": {func([]int) error { panic("out of order") },
+			func(_ int, err error) bool { return err != nil && strings.Contains(err.Error(), "out of order") }},
+		"hangs": {func([]int) error { <-stuck; return nil },
+			func(_ int, err error) bool { return errors.Is(err, errBatchTimeout) }},
+		"has a bad item": {func(items []int) error {
+			for _, item := range items {
+				if item == bad {
+					return refused
+				}
+			}
+			return nil
+		}, func(item int, err error) bool {
+			return errors.Is(err, refused) == (item == bad) && (item == bad || err == nil)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var broken atomic.Bool
+			broken.Store(true)
+			b := &batcher[int]{limit: 10, timeout: 300 * time.Millisecond, commit: func(items []int) error {
+				if broken.Load() {
+					return test.commit(items)
+				}
+				return nil
+			}}
+			var wg sync.WaitGroup
+			begun := time.Now()
+			for item := range 100 {
+				wg.Go(func() {
+					if err := b.add(item); !test.want(item, err) {
+						t.Errorf("item %d: got %v", item, err)
+					}
+				})
+			}
+			wg.Wait()
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("the answers took %s", took)
+			}
+			broken.Store(false)
+			if name == "hangs" {
+				close(stuck)
+			}
+			if err := b.add(bad); err != nil {
+				t.Errorf("after the fault: %v", err)
+			}
+			b.close()
+			if err := b.add(bad); !errors.Is(err, errBatchesClosed) {
+				t.Errorf("after close: got %v, want errBatchesClosed", err)
+			}
+		})
+	}
+}
+
+// What a caller gave up on is written before what comes later: a late record must
+// not undo that its event was forgotten since.
+func TestWritersAreServedInOrder(t *testing.T) {
+	hang := make(chan struct{})
+	var committed []int
+	b := &batcher[int]{limit: 1, timeout: time.Nanosecond, commit: func(items []int) error {
+		<-hang
+		committed = append(committed, items...)
+		return nil
+	}}
+	for item := range 200 {
+		if err := b.add(item); !errors.Is(err, errBatchTimeout) {
+			t.Errorf("got %v, want errBatchTimeout", err)
+		}
+	}
+	close(hang)
+	b.close()
+	if len(committed) != 200 || !slices.IsSorted(committed) {
+		t.Errorf("committed in the order %v", committed)
+	}
+}
+
+// close waits for what has been accepted, and nobody is left without an answer.
+func TestCloseAnswersEveryWriter(t *testing.T) {
+	var committed atomic.Int64
+	b := &batcher[int]{limit: 10, timeout: 5 * time.Second, commit: func(items []int) error {
+		time.Sleep(time.Millisecond)
+		committed.Add(int64(len(items)))
+		return nil
+	}}
+	var accepted, refused atomic.Int64
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for item := range 100 {
+				switch err := b.add(item); {
+				case err == nil:
+					accepted.Add(1)
+				case errors.Is(err, errBatchesClosed):
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			}
+		})
+	}
+	time.Sleep(20 * time.Millisecond)
+	b.close()
+	after := committed.Load()
+	wg.Wait()
+	if committed.Load() != after {
+		t.Error("something was committed after close")
+	}
+	if accepted.Load() != after || accepted.Load()+refused.Load() != 5000 || refused.Load() == 0 {
+		t.Errorf("%d were committed, %d accepted, %d refused", after, accepted.Load(), refused.Load())
+	}
+}

@@ -1,0 +1,57 @@
+package badger
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"go.uber.org/zap"
+)
+
+// logger passes Badger's log on to Caddy's, a level lower: what Badger
+// calls info is of no interest to an operator.
+type logger struct {
+	opened atomic.Bool
+	first  atomic.Pointer[string]
+}
+
+// complaint returns the first error that Badger logged while opening. It opens
+// a database without a table whose checksum is wrong, and only logs it.
+func (l *logger) complaint() error {
+	if first := l.first.Load(); first != nil {
+		return errors.New(*first)
+	}
+	return nil
+}
+
+func (l *logger) Errorf(format string, args ...any) {
+	message := strings.TrimSpace(fmt.Sprintf(format, args...))
+	if !l.opened.Load() {
+		l.first.CompareAndSwap(nil, &message)
+		return
+	}
+	storeLog().Error(message)
+}
+
+func (l *logger) Warningf(format string, args ...any) {
+	storeLog().Warn(strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+func (l *logger) Infof(format string, args ...any) { l.Debugf(format, args...) }
+
+func (l *logger) Debugf(format string, args ...any) {
+	// Several times a commit: asked before a logger is made.
+	if caddy.Log().Core().Enabled(zap.DebugLevel) {
+		storeLog().Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
+	}
+}
+
+// storeLog returns the log of the config that is in force: an open store
+// outlives the one that opened it.
+func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
+
+// Interface guard
+var _ badgerdb.Logger = (*logger)(nil)

@@ -1,0 +1,148 @@
+package badger
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+// database is an open Module.
+type database struct {
+	db      *badgerdb.DB
+	path    string
+	writer  batcher[entry]
+	version uint64 // of the last commit; the writer's alone
+	space   spaceGuard
+	count   eventCount
+
+	closing  chan struct{}
+	shrinker sync.WaitGroup
+}
+
+type entry struct {
+	id  store.Identity
+	rec store.Record
+}
+
+const (
+	memTableSize = 4 << 20
+
+	// tableSize is what a table holds at most. Badger builds up to ten at once,
+	// each in twice as much memory, and keeps that for a while.
+	tableSize = 2 << 20
+
+	// valueThreshold is the size from which on Badger moves values out of the
+	// tables. Ours are 16 bytes, but a cover's are larger, see coverAllKeys.
+	valueThreshold = 512 << 10
+
+	// levelZeroTables is how many tables Badger collects before it merges them.
+	levelZeroTables = 2
+
+	// coverVersion is the version of the entries that are no events, see
+	// coverAllKeys.
+	coverVersion = 1
+
+	// maxBatch keeps a commit well below Badger's limit for a transaction,
+	// 15% of a memtable: some 6,500 records.
+	maxBatch = 4096
+
+	// recordTimeout is how long a delivery waits for its record while the
+	// disk hangs: the sender's patience is not known, so not for long.
+	recordTimeout = 10 * time.Second
+)
+
+// badgerOptions are chosen for entries of 32 bytes that are written once, looked
+// up once or never, and expire.
+func badgerOptions(path string, sync bool, logger badgerdb.Logger) badgerdb.Options {
+	opts := badgerdb.DefaultOptions(path).
+		WithLogger(logger).
+		// One sync a transaction. Ours hold all records that wait.
+		WithSyncWrites(sync).
+		// Memory and mapped files are a multiple of these. With Badger's own
+		// 64 MiB and 1 GiB an empty store maps 2 GiB. Filling at full speed took
+		// 300 MiB of memory with memtables of 8 MiB and tables that double in
+		// size with each level, 200 MiB with tables of one size, and takes 135
+		// MiB with these.
+		WithMemTableSize(memTableSize).
+		WithBaseTableSize(tableSize).
+		// Most lookups are of unknown events, and each false yes of a filter
+		// reads a block: of ten million they took 2.2 µs with Badger's 0.01,
+		// and take 1.8 with this, for 0.4 bytes more an event.
+		WithBloomFalsePositive(0.001).
+		WithValueThreshold(valueThreshold).
+		WithValueLogFileSize(1 << 20). // stays empty: our values live in the tree
+		// One memtable in use and one being flushed.
+		WithNumMemtables(2).
+		// Hashes don't compress, and a cache of blocks does not help where every
+		// key is looked up once. Without both, reads go to the mapped file, so
+		// that the operating system decides what stays in memory.
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(0).
+		// A damaged block is never read as another one, though Badger takes it for
+		// one without the key: see damage.go.
+		WithChecksumVerificationMode(options.OnBlockRead).
+		// There is one writer and it never reads: nothing can conflict.
+		WithDetectConflicts(false).
+		WithNumVersionsToKeep(1).
+		// A lookup asks each table that is not merged yet.
+		WithNumLevelZeroTables(levelZeroTables).
+		// Two is the least that Badger takes; they are idle but for flushes.
+		WithNumCompactors(2).
+		WithMetricsEnabled(false)
+	opts.TableSizeMultiplier = 1 // a table of tableSize on each level
+	return opts
+}
+
+// openBadger opens or makes the database in path.
+func openBadger(path string, sync bool, minFree uint64, free func(string) (uint64, error)) (*database, error) {
+	if err := checkDirectory(path); err != nil {
+		return nil, err
+	}
+	if inUse(path) { // before anything is read that its owner may be writing
+		return nil, errInUse
+	}
+	s := &database{path: path, closing: make(chan struct{})}
+	s.space = spaceGuard{path: path, min: minFree, free: free}
+	if err := s.space.check(); err != nil {
+		return nil, err
+	}
+	if err := markDirectory(path); err != nil {
+		return nil, err
+	}
+	// Without sync a power cut tears logs anywhere, and that was agreed to.
+	if err := checkDatabase(path, sync); err != nil {
+		return nil, fmt.Errorf("it is damaged: %w; %s (after a power cut with sync off, open it once with sync off)", err, restoreAdvice)
+	}
+	logger := new(logger)
+	db, err := openManaged(badgerOptions(path, sync, logger))
+	if err != nil {
+		return nil, explainOpen(err) // db may be half made, and is not to be closed
+	}
+	if err := logger.complaint(); err != nil {
+		_ = db.Close()
+		return nil, explainOpen(err)
+	}
+	logger.opened.Store(true)
+	s.db = db
+	s.version = max(db.MaxVersion(), coverVersion)
+	db.SetDiscardTs(s.version)
+	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
+	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
+	return s, nil
+}
+
+// openManaged opens a database whose versions are ours to give. Badger's own
+// make every lookup wait until all commits before it are on the disk.
+func openManaged(opts badgerdb.Options) (db *badgerdb.DB, err error) {
+	defer func() {
+		if p := recover(); p != nil { // seen with damaged tables
+			err = fmt.Errorf("opening it panicked: %v", p)
+		}
+	}()
+	return badgerdb.OpenManaged(opts)
+}

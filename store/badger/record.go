@@ -1,0 +1,126 @@
+package badger
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+// Lookup implements [store.Store].
+func (s *database) Lookup(_ context.Context, id store.Identity) (store.Record, bool, error) {
+	// At the highest of all versions a read sees whatever is committed.
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	item, err := txn.Get(id[:])
+	if errors.Is(err, badgerdb.ErrKeyNotFound) {
+		return store.Record{}, false, s.space.checkNowAndThen()
+	}
+	if err != nil {
+		return store.Record{}, false, fmt.Errorf("looking up an event: %w", err)
+	}
+	var rec store.Record
+	err = item.Value(func(value []byte) error {
+		rec, err = decodeRecord(value)
+		return err
+	})
+	if at := item.ExpiresAt(); at != 0 {
+		rec.ExpiresAt = time.Unix(int64(at), 0)
+	}
+	return rec, err == nil, err
+}
+
+// Record implements [store.Store].
+func (s *database) Record(_ context.Context, id store.Identity, rec store.Record) error {
+	return s.writer.add(entry{id, rec})
+}
+
+// Forget implements [store.Store]. It records the event as one that has expired: what
+// is in a log looks like any other event's entry, see damage.go.
+func (s *database) Forget(ctx context.Context, id store.Identity) error {
+	return s.Record(ctx, id, store.Record{ExpiresAt: time.Unix(1, 0)})
+}
+
+// commit writes the entries in one transaction, with one sync.
+func (s *database) commit(entries []entry) error {
+	if err := s.space.check(); err != nil {
+		return err
+	}
+	version := s.version + 1
+	txn := s.db.NewTransactionAt(version, true)
+	defer txn.Discard()
+	written := make([]badgerdb.Entry, len(entries))
+	values := make([]byte, 0, len(entries)*recordSize)
+	for i := range entries {
+		start := len(values)
+		values = appendRecord(values, entries[i].rec)
+		written[i] = badgerdb.Entry{Key: entries[i].id[:], Value: values[start:]}
+		if at := entries[i].rec.ExpiresAt; !at.IsZero() {
+			written[i].ExpiresAt = uint64(at.Unix())
+		}
+		if err := txn.SetEntry(&written[i]); err != nil {
+			return fmt.Errorf("recording %d events: %w", len(entries), err)
+		}
+	}
+	if err := txn.CommitAt(version, nil); err != nil {
+		// The next commit takes the same version. Should half of this one be in
+		// the log, replaying it would end at an entry of another version.
+		return fmt.Errorf("recording %d events: %w", len(entries), err)
+	}
+	s.version = version
+	batchEvents.Observe(float64(len(entries)))
+	// Nobody reads an older version: compactions may drop them.
+	s.db.SetDiscardTs(version)
+	return nil
+}
+
+// Close implements [store.Store].
+func (s *database) Close() error {
+	s.writer.close()
+	close(s.closing)
+	s.shrinker.Wait()
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("closing the store in %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// now is the clock, by which the free space is looked at now and then.
+var now = time.Now
+
+// recordFormat is the first byte of a value: 1 byte format, 2 bytes status, 5
+// bytes seconds since 1970, 8 bytes hash of the body. When it expires is an
+// attribute of Badger's entry.
+const (
+	recordFormat = 1
+	recordSize   = 16
+)
+
+func appendRecord(values []byte, rec store.Record) []byte {
+	start := len(values)
+	values = binary.BigEndian.AppendUint64(values, uint64(rec.DeliveredAt.Unix()))
+	values[start] = recordFormat
+	binary.BigEndian.PutUint16(values[start+1:], uint16(rec.Status))
+	return binary.BigEndian.AppendUint64(values, rec.BodyHash)
+}
+
+func decodeRecord(value []byte) (store.Record, error) {
+	if len(value) != recordSize || value[0] != recordFormat {
+		return store.Record{}, errors.New("record has an unknown format: it was written by another version of this module")
+	}
+	var seconds [8]byte
+	copy(seconds[3:], value[3:8])
+	return store.Record{
+		DeliveredAt: time.Unix(int64(binary.BigEndian.Uint64(seconds[:])), 0),
+		Status:      int(binary.BigEndian.Uint16(value[1:])),
+		BodyHash:    binary.BigEndian.Uint64(value[8:]),
+	}, nil
+}
+
+// Interface guard
+var _ store.Store = (*database)(nil)

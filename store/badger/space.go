@@ -1,0 +1,62 @@
+package badger
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+// spaceGuard keeps the database from filling the file system. Badger writes
+// through mapped sparse files: without room the write is a SIGBUS, and the
+// process is gone.
+type spaceGuard struct {
+	path string
+	min  uint64
+	free func(path string) (uint64, error)
+
+	lastLook atomic.Int64          // Unix nanoseconds
+	lastErr  atomic.Pointer[error] // of the last look; nil: room enough
+}
+
+// lookInterval is how old a reading may be when an event is about to be
+// forwarded. (Before a write there is always a new one.)
+const lookInterval = 100 * time.Millisecond
+
+// errNoSpace means that there is less free space than min_free_space.
+var errNoSpace error = noSpaceError{}
+
+type noSpaceError struct{}
+
+func (noSpaceError) Error() string { return "not enough free space" }
+
+// Is makes it what it is for the users of a store: an open one can't record, and
+// a closed one can't be opened, until somebody makes room.
+func (noSpaceError) Is(target error) bool {
+	return target == store.ErrCannotRecord || target == store.ErrUnavailable
+}
+
+func (g *spaceGuard) check() error {
+	free, err := g.free(g.path)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("reading the free space of %s: %w", g.path, err)
+	case free < g.min:
+		err = fmt.Errorf("%w: %s free in %s, min_free_space is %s; make room, or choose another path",
+			errNoSpace, humanize.IBytes(free), g.path, humanize.IBytes(g.min))
+	}
+	g.lastLook.Store(now().UnixNano())
+	g.lastErr.Store(&err)
+	return err
+}
+
+// checkNowAndThen is check, but for a reading that is new enough.
+func (g *spaceGuard) checkNowAndThen() error {
+	age := now().UnixNano() - g.lastLook.Load()
+	if age < 0 || age > int64(lookInterval) { // below 0: the clock was set back
+		return g.check()
+	}
+	return *g.lastErr.Load()
+}

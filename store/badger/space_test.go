@@ -1,0 +1,76 @@
+package badger
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+// On a full disk nothing is promised that can't be kept, and what is known stays
+// known.
+func TestFullDiskRefusesOnlyNewEvents(t *testing.T) {
+	var free atomic.Uint64
+	free.Store(lowestMinFreeSpace)
+	s, err := openBadger(t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) { return free.Load(), nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	known := randomID()
+	if err := s.Record(ctx, known, store.Record{Status: 200}); err != nil {
+		t.Fatal(err)
+	}
+	wantKnown := func() {
+		t.Helper()
+		if _, found, err := s.Lookup(ctx, known); !found || err != nil {
+			t.Errorf("known event: got %v %v", found, err)
+		}
+	}
+	free.Store(lowestMinFreeSpace - 1)
+	time.Sleep(2 * lookInterval)
+	if _, found, err := s.Lookup(ctx, randomID()); found || !errors.Is(err, errNoSpace) {
+		t.Errorf("unknown event: got %v %v, want errNoSpace", found, err)
+	}
+	refused := randomID()
+	if err := s.Record(ctx, refused, store.Record{Status: 200}); !errors.Is(err, errNoSpace) {
+		t.Errorf("recording: got %v, want errNoSpace", err)
+	}
+	wantKnown()
+
+	free.Store(lowestMinFreeSpace)
+	time.Sleep(2 * lookInterval)
+	if _, found, err := s.Lookup(ctx, refused); found || err != nil {
+		t.Errorf("after making room: got %v %v for an event that was refused", found, err)
+	}
+	if err := s.Record(ctx, refused, store.Record{Status: 200}); err != nil {
+		t.Errorf("after making room: %v", err)
+	}
+	wantFound(t, s, []store.Identity{known, refused})
+}
+
+// Space that can't be read is no space.
+func TestUnreadableFreeSpaceRefusesNewEvents(t *testing.T) {
+	var failure atomic.Pointer[error]
+	s, err := openBadger(t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) {
+		if err := failure.Load(); err != nil {
+			return 0, *err
+		}
+		return 1 << 40, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	gone := errors.New("device is gone")
+	failure.Store(&gone)
+	time.Sleep(2 * lookInterval)
+	if _, _, err := s.Lookup(ctx, randomID()); !errors.Is(err, gone) {
+		t.Errorf("looking up: got %v", err)
+	}
+	if err := s.Record(ctx, randomID(), store.Record{}); !errors.Is(err, gone) {
+		t.Errorf("recording: got %v", err)
+	}
+}
