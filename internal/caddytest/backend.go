@@ -1,0 +1,87 @@
+package caddytest
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// FromBackend is the body of a [Backend]'s answer, if the test gives no other.
+const FromBackend = "from the backend"
+
+// Backend stands for the user's. It remembers what it got, and answers 200.
+type Backend struct {
+	*httptest.Server
+
+	// Answer, if it is not nil, answers in the backend's place, after the
+	// request's body has been read. It must be set before the first request.
+	Answer http.HandlerFunc
+
+	mu  sync.Mutex
+	got []Delivery
+}
+
+// Delivery is a request that has reached a [Backend] whole.
+type Delivery struct {
+	*http.Request
+	Body []byte
+}
+
+// NewBackend starts a backend that runs until the test ends.
+func NewBackend(t testing.TB, answer http.HandlerFunc) *Backend {
+	t.Helper()
+	b := &Backend{Answer: answer}
+	b.Server = httptest.NewServer(b)
+	t.Cleanup(b.Close)
+	return b
+}
+
+// ServeHTTP implements http.Handler.
+func (b *Backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // it is not a delivery
+	}
+	b.mu.Lock()
+	b.got = append(b.got, Delivery{r, body})
+	b.mu.Unlock()
+	if b.Answer != nil {
+		b.Answer(w, r)
+		return
+	}
+	io.WriteString(w, FromBackend)
+}
+
+// Addr returns where the backend listens.
+func (b *Backend) Addr() string { return strings.TrimPrefix(b.URL, "http://") }
+
+// Deliveries returns what has arrived so far.
+func (b *Backend) Deliveries() []Delivery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.got)
+}
+
+// WantDeliveries fails the test if another number of requests has arrived.
+func (b *Backend) WantDeliveries(t testing.TB, want int) {
+	t.Helper()
+	if got := len(b.Deliveries()); got != want {
+		t.Errorf("backend got %d requests, want %d", got, want)
+	}
+}
+
+// WantBodies fails the test if other bodies have arrived, or in another order.
+func (b *Backend) WantBodies(t testing.TB, want ...string) {
+	t.Helper()
+	var got []string
+	for _, delivery := range b.Deliveries() {
+		got = append(got, string(delivery.Body))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("backend got %d events %.200q, want %d: %.200q", len(got), got, len(want), want)
+	}
+}
