@@ -24,65 +24,62 @@ type answer struct {
 	level   zapcore.Level
 }
 
-// What can become of a request.
 var (
-	outcomeForwarded      = newOutcome("forwarded")
-	outcomeUpstreamFailed = newOutcome("upstream_failed")
-	outcomeDuplicate      = newOutcome("duplicate")
-	outcomeChanged        = newOutcome("duplicate_changed")
-	outcomeWaited         = newOutcome("waited") // and then a duplicate
-	outcomeInFlight       = newOutcome("in_flight_timeout")
-	outcomeMethod         = newOutcome("method")
-	outcomeTooLarge       = newOutcome("too_large")
-	outcomeIncomplete     = newOutcome("incomplete")
-	outcomeJSON           = newOutcome("bad_json")
-	outcomeStore          = newOutcome("store_error")
-	outcomeVerification   = newOutcome("verification_request")
-
-	outcomesOfSignature = map[error]*outcome{
-		signature.ErrMissing:   newBadSignature("missing"),
-		signature.ErrRepeated:  newBadSignature("repeated"),
-		signature.ErrMalformed: newBadSignature("malformed"),
-		signature.ErrMismatch:  newBadSignature("mismatch"),
-	}
-)
-
-var (
-	answerVerification = answer{http.StatusOK, outcomeVerification, `{"received": true}`,
+	answerVerification = &answer{http.StatusOK, outcomeVerification, `{"received": true}`,
 		"verification request answered", zap.InfoLevel}
-	answerDuplicate = answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
+	answerDuplicate = &answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
 		"duplicate dropped", zap.InfoLevel}
-	answerWaited = answer{http.StatusOK, outcomeWaited, `{"received": true, "duplicate": true}`,
+	answerWaited = &answer{http.StatusOK, outcomeWaited, `{"received": true, "duplicate": true}`,
 		"duplicate dropped, after it had waited for the delivery", zap.InfoLevel}
-	answerChanged = answer{http.StatusOK, outcomeChanged, `{"received": true, "duplicate": true}`,
+	answerChanged = &answer{http.StatusOK, outcomeChanged, `{"received": true, "duplicate": true}`,
 		"duplicate dropped, though its bytes differ from the delivered event's", zap.WarnLevel}
-	answerMethod = answer{http.StatusMethodNotAllowed, outcomeMethod, `{"error": "Method not allowed"}`,
+	answerMethod = &answer{http.StatusMethodNotAllowed, outcomeMethod, `{"error": "Method not allowed"}`,
 		"request refused", zap.WarnLevel}
-	answerTooLarge = answer{http.StatusRequestEntityTooLarge, outcomeTooLarge, `{"error": "Body too large"}`,
+	answerTooLarge = &answer{http.StatusRequestEntityTooLarge, outcomeTooLarge, `{"error": "Body too large"}`,
 		"request refused", zap.WarnLevel}
-	answerIncomplete = answer{http.StatusBadRequest, outcomeIncomplete, `{"error": "Incomplete body"}`,
+	answerIncomplete = &answer{http.StatusBadRequest, outcomeIncomplete, `{"error": "Incomplete body"}`,
 		"request refused", zap.WarnLevel}
-	answerTooSlow = answer{http.StatusRequestTimeout, outcomeIncomplete, `{"error": "Request timeout"}`,
+	answerTooSlow = &answer{http.StatusRequestTimeout, outcomeIncomplete, `{"error": "Request timeout"}`,
 		"request refused", zap.WarnLevel}
-	answerJSON = answer{http.StatusBadRequest, outcomeJSON, `{"error": "Invalid JSON"}`,
+	answerJSON = &answer{http.StatusBadRequest, outcomeJSON, `{"error": "Invalid JSON"}`,
 		"request refused", zap.WarnLevel}
-	answerInFlight = answer{http.StatusServiceUnavailable, outcomeInFlight, `{"error": "Delivery in progress"}`,
+	answerInFlight = &answer{http.StatusServiceUnavailable, outcomeInFlight, `{"error": "Delivery in progress"}`,
 		"event is still being delivered by another request", zap.WarnLevel}
-	answerStore = answer{http.StatusServiceUnavailable, outcomeStore, `{"error": "Store unavailable"}`,
+	answerStore = &answer{http.StatusServiceUnavailable, outcomeStore, `{"error": "Store unavailable"}`,
 		"store fails: event refused", zap.ErrorLevel}
-	answerNoBackend = answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
+	answerNoBackend = &answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
 		"event was not accepted", zap.ErrorLevel}
 )
 
-// answerForSignature returns what to say to a sender whose signature is bad: the
-// same for each of the reasons.
-func answerForSignature(err error) answer {
-	return answer{http.StatusUnauthorized, outcomesOfSignature[err], `{"error": "Invalid signature"}`,
+// badSignatures are the answers to requests that are not authentic: the same to
+// the sender for each of the causes.
+var badSignatures = []struct {
+	cause  error
+	answer *answer
+}{
+	{signature.ErrMissing, answerBadSignature("missing")},
+	{signature.ErrRepeated, answerBadSignature("repeated")},
+	{signature.ErrMalformed, answerBadSignature("malformed")},
+	{signature.ErrMismatch, answerBadSignature("mismatch")},
+}
+
+func answerBadSignature(reason string) *answer {
+	return &answer{http.StatusUnauthorized, newBadSignature(reason), `{"error": "Invalid signature"}`,
 		"request refused", zap.WarnLevel}
 }
 
+// answerForSignature returns what to say to a sender whose signature is bad.
+func answerForSignature(err error) *answer {
+	for _, bad := range badSignatures {
+		if errors.Is(err, bad.cause) {
+			return bad.answer
+		}
+	}
+	return badSignatures[len(badSignatures)-1].answer
+}
+
 // answerForReadError returns what to say to a sender whose body did not arrive.
-func answerForReadError(err error) answer {
+func answerForReadError(err error) *answer {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, body.ErrTooLarge) {
 		return answerTooLarge
 	}
@@ -92,34 +89,43 @@ func answerForReadError(err error) answer {
 	return answerIncomplete
 }
 
-// acknowledge answers for an event that was delivered before.
-func (h *Handler) acknowledge(w http.ResponseWriter, r *http.Request, ev *event, before *ledger.Earlier) error {
-	if before.BodyHash != ev.bodyHash {
-		return h.answer(w, r, ev, answerChanged, nil)
+// answerForRepeat returns what to say to the sender of an event that was
+// delivered before.
+func (x *exchange) answerForRepeat(before *ledger.Earlier) *answer {
+	if before.BodyHash != x.bodyHash {
+		return answerChanged
 	}
 	if before.Waited {
-		return h.answer(w, r, ev, answerWaited, nil)
+		return answerWaited
 	}
-	return h.answer(w, r, ev, answerDuplicate, nil)
+	return answerDuplicate
 }
+
+// retryAfter is how many seconds a sender is asked to leave an event alone that
+// can't be delivered just now.
+const retryAfter = "5"
 
 // answer ends a request without the backend. A site with error routes gets to
 // say it in its own words.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, ev *event, a answer, cause error) error {
-	ev.outcome = a.outcome
-	h.logLimited(a.outcome, a.level, a.message, r, ev, cause)
-	if a.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", retryAfter)
+func (x *exchange) answer(a *answer, cause error) error {
+	x.outcome = a.outcome
+	x.logLimited(a.outcome, a.level, a.message, cause)
+	header := x.writer.Header()
+	switch a.status {
+	case http.StatusServiceUnavailable:
+		header.Set("Retry-After", retryAfter)
+	case http.StatusMethodNotAllowed:
+		header.Set("Allow", x.handler.allowedMethods())
 	}
-	if !ev.bodyRead {
-		answerBeforeBody(w, r)
+	if x.body == nil {
+		answerBeforeBody(x.writer, x.request)
 	}
-	if a.status >= 400 && hasErrorRoute(r, a.status, cause) {
+	if a.status >= 400 && hasErrorRoute(x.request, a.status, cause) {
 		return caddyhttp.Error(a.status, cause)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(a.status)
-	_, _ = io.WriteString(w, a.body) // nobody is left to tell if this fails
+	header.Set("Content-Type", "application/json")
+	x.writer.WriteHeader(a.status)
+	_, _ = io.WriteString(x.writer, a.body) // nobody is left to tell if this fails
 	return nil
 }
 

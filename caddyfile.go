@@ -2,16 +2,13 @@ package instantapi
 
 import (
 	"errors"
-	"fmt"
-	"math"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/dustin/go-humanize"
+	"github.com/instantapi/caddy-instantapi-verify/internal/options"
 )
 
 func init() {
@@ -30,7 +27,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 // parseGlobal reads the global option: the app.
 func parseGlobal(d *caddyfile.Dispenser, before any) (any, error) {
 	if before != nil {
-		return nil, d.Err("the global option instantapi_verify is there already; give it once")
+		return nil, d.Err("the global option instantapi_verify is repeated; give it once")
 	}
 	app := new(App)
 	if err := app.UnmarshalCaddyfile(d); err != nil {
@@ -64,16 +61,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Err("instantapi_verify takes one secret on its line; give more of them in a block, with secret")
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] && option != "secret" {
-			return d.Errf("%s is there twice; give it once", option)
-		}
-		seen[option] = true
-		if err := h.unmarshalOption(d, option); err != nil {
-			return err
-		}
+	if err := options.ReadBlock(d, h.options()); err != nil {
+		return err
 	}
 	if len(h.Secrets) == 0 {
 		return d.Err("instantapi_verify needs a secret, like {env.INSTANTAPI_WEBHOOK_SECRET}")
@@ -81,47 +70,56 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
-	args, err := optionArgs(d, option)
-	if err != nil {
+// options are the options of the directive's block.
+func (h *Handler) options() []options.Option {
+	return []options.Option{
+		{Name: "secret", Arguments: options.OneOrMore, Repeatable: true, Set: h.addSecrets},
+		{Name: "signature_header", Set: options.Text(&h.SignatureHeader)},
+		{Name: "max_body_size", Set: options.Size(&h.MaxBodySize)},
+		{Name: "answer_verification_requests", Arguments: options.None, Set: options.Flag(&h.AnswerVerificationRequests)},
+		{Name: "scope", Set: options.Text(&h.Scope)},
+		{Name: "dedupe_by", Arguments: options.OneOrMore, Set: h.setDedupeBy},
+		{Name: "retention", Set: h.setRetention},
+		{Name: "in_flight_wait", Set: h.setInFlightWait},
+		{Name: "forward_timeout", Set: h.setForwardTimeout},
+		{Name: "on_store_error", Set: h.setOnStoreError},
+		{Name: "verify_only", Arguments: options.None, Set: options.Flag(&h.VerifyOnly)},
+	}
+}
+
+func (h *Handler) addSecrets(args []string) error {
+	h.Secrets = append(h.Secrets, args...)
+	return nil
+}
+
+func (h *Handler) setDedupeBy(args []string) error {
+	h.DedupeBy = args
+	return checkDedupeBy(args)
+}
+
+func (h *Handler) setRetention(args []string) (err error) {
+	h.Retention, err = ParseRetention(args[0])
+	return err
+}
+
+func (h *Handler) setInFlightWait(args []string) error {
+	h.InFlightWait = new(caddy.Duration)
+	return options.Duration(h.InFlightWait)(args)
+}
+
+func (h *Handler) setForwardTimeout(args []string) error {
+	if err := options.Duration(&h.ForwardTimeout)(args); err != nil {
 		return err
 	}
-	switch option {
-	case "secret":
-		h.Secrets = append(h.Secrets, args...)
-	case "signature_header":
-		h.SignatureHeader = args[0]
-	case "max_body_size":
-		h.MaxBodySize, err = parseSize(args[0])
-	case "answer_verification_requests":
-		h.AnswerVerificationRequests = true
-	case "scope":
-		h.Scope = args[0]
-	case "dedupe_by":
-		h.DedupeBy = args
-		err = checkDedupeBy(args)
-	case "retention":
-		h.Retention, err = ParseRetention(args[0])
-	case "in_flight_wait":
-		h.InFlightWait = new(caddy.Duration)
-		*h.InFlightWait, err = parseDuration(args[0])
-	case "forward_timeout":
-		h.ForwardTimeout, err = parseDuration(args[0])
-		if err == nil && h.ForwardTimeout == 0 {
-			err = errors.New("give more than 0")
-		}
-	case "on_store_error":
-		h.OnStoreError = args[0]
-		err = checkOnStoreError(args[0])
-	case "verify_only":
-		h.VerifyOnly = true
-	default:
-		return d.Errf("unknown option %s", option)
-	}
-	if err != nil {
-		return d.Errf("%s: %v", option, err)
+	if h.ForwardTimeout == 0 {
+		return errors.New("give more than 0")
 	}
 	return nil
+}
+
+func (h *Handler) setOnStoreError(args []string) error {
+	h.OnStoreError = args[0]
+	return checkOnStoreError(args[0])
 }
 
 // UnmarshalCaddyfile reads the global option:
@@ -138,10 +136,10 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if option := d.Val(); option != "store" {
-			return d.Errf("unknown option %s", option)
+			return d.Errf("unknown option %s; the only option is store", option)
 		}
 		if a.StoreRaw != nil {
-			return d.Err("store is there twice; give it once")
+			return d.Err("store is repeated; give it once")
 		}
 		if !d.NextArg() {
 			return d.Err("store needs the name of a module, like badger")
@@ -154,54 +152,6 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		a.StoreRaw = caddyconfig.JSONModuleObject(store, "module", name, nil)
 	}
 	return nil
-}
-
-// optionArgs returns the arguments of an option: none for a switch, one or more
-// for a list, else one. It refuses any other number, and a block.
-func optionArgs(d *caddyfile.Dispenser, option string) ([]string, error) {
-	args := d.RemainingArgs()
-	switch option {
-	case "answer_verification_requests", "verify_only":
-		if len(args) > 0 {
-			return nil, d.Errf("%s takes no argument", option)
-		}
-	case "secret", "dedupe_by":
-		if len(args) == 0 {
-			return nil, d.Errf("%s needs an argument", option)
-		}
-	case "signature_header", "max_body_size", "scope", "retention", "in_flight_wait",
-		"forward_timeout", "on_store_error":
-		if len(args) != 1 {
-			return nil, d.Errf("%s takes one argument, not %d", option, len(args))
-		}
-	default:
-		return nil, nil // unknown: the caller says so
-	}
-	if slices.Contains(args, "") {
-		return nil, d.Errf("%s: an argument is empty", option)
-	}
-	if d.NextBlock(d.Nesting()) {
-		return nil, d.Errf("%s takes no block", option)
-	}
-	return args, nil
-}
-
-// parseSize reads a number of bytes like 4MiB.
-func parseSize(s string) (int64, error) {
-	size, err := humanize.ParseBytes(s)
-	if err != nil || size == 0 || size > math.MaxInt64 {
-		return 0, fmt.Errorf("%q is not a size above 0, like 4MiB", s)
-	}
-	return int64(size), nil
-}
-
-// parseDuration reads a duration of 0 or more.
-func parseDuration(s string) (caddy.Duration, error) {
-	d, err := caddy.ParseDuration(s)
-	if err != nil || d < 0 {
-		return 0, fmt.Errorf("%q is not a duration, like 5s", s)
-	}
-	return caddy.Duration(d), nil
 }
 
 // Interface guards

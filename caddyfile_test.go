@@ -89,7 +89,7 @@ func TestCaddyfileOfApp(t *testing.T) {
 // what is wrong.
 func TestCaddyfileErrors(t *testing.T) {
 	tests := []struct{ line, want string }{
-		{"nonsense", "unknown option nonsense"},
+		{"nonsense", "unknown option nonsense; the options are secret, signature_header, max_body_size, answer_verification_requests, scope, dedupe_by, retention, in_flight_wait, forward_timeout, on_store_error, verify_only"},
 		{"nonsense a b", "unknown option nonsense"},
 		{"path /x", "unknown option path"},
 		{"secret", "secret needs an argument"},
@@ -118,9 +118,9 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"forward_timeout 1", `forward_timeout: "1" is not a duration`},
 		{"on_store_error panic", `on_store_error: "panic" is neither reject nor forward`},
 		{"verify_only yes", "verify_only takes no argument"},
-		{"verify_only\nverify_only", "verify_only is there twice"},
-		{"scope a\nscope a", "scope is there twice"},
-		{"retention 1h\nretention 2h", "retention is there twice"},
+		{"verify_only\nverify_only", "verify_only is repeated; give it once"},
+		{"scope a\nscope a", "scope is repeated; give it once"},
+		{"retention 1h\nretention 2h", "retention is repeated; give it once"},
 		{"scope a {\nb\n}", "scope takes no block"},
 	}
 	for _, test := range tests {
@@ -154,12 +154,12 @@ func wantError(t *testing.T, err error, wants ...string) {
 func TestCaddyfileErrorsOfApp(t *testing.T) {
 	store := func(line string) string { return "store badger {\n" + line + "\n}" }
 	for in, want := range map[string]string{
-		"nonsense":                   "unknown option nonsense",
+		"nonsense":                   "unknown option nonsense; the only option is store",
 		"store":                      "store needs the name of a module",
 		"store redis":                "instantapi_verify.stores.redis",
-		"store badger\nstore badger": "store is there twice",
+		"store badger\nstore badger": "store is repeated; give it once",
 		"store badger /var/lib":      "badger takes no argument",
-		store("nonsense x"):          "unknown option nonsense",
+		store("nonsense x"):          "unknown option nonsense; the options are path, sync, min_free_space",
 		store("scope x"):             "unknown option scope",
 		store("path"):                "path takes one argument",
 		store("path a b"):            "path takes one argument",

@@ -13,24 +13,26 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// identify reads the event's fields and returns the identity they give it. It
-// depends on nothing that the signature does not cover, but for the scope.
-func (h *Handler) identify(r *http.Request, body []byte, ev *event) (store.Identity, error) {
-	scope := h.scopeOf(r)
-	values, err := scanEvent(body, h.fields)
-	if err != nil && isEncoded(r) {
-		return identifyBody(scope, body), nil
+// identify reads the event's fields and the identity they give it. It depends on
+// nothing that the signature does not cover, but for the scope.
+func (x *exchange) identify() error {
+	body, scope := x.body.Bytes(), x.handler.scopeOf(x.request)
+	values, err := scanEvent(body, x.handler.fields)
+	if err != nil && !isEncoded(x.request) {
+		return err
 	}
 	if err != nil {
-		return store.Identity{}, err
+		x.id = identifyBody(scope, body)
+		return nil
 	}
-	ev.eventType, ev.taskID, ev.status = text(values[0]), text(values[1]), text(values[2])
+	x.eventType, x.taskID, x.status = text(values[0]), text(values[1]), text(values[2])
 
 	id, ok := identifyFields(scope, values[len(eventFields):]...)
 	if !ok {
-		return identifyBody(scope, body), nil
+		id = identifyBody(scope, body)
 	}
-	return id, nil
+	x.id = id
+	return nil
 }
 
 // isEncoded reports whether the body may be something else than JSON. A body

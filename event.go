@@ -14,31 +14,23 @@ import (
 type event struct {
 	eventType, taskID, status string
 	outcome                   *outcome // nil until it is known
-	bodyRead                  bool
-	size                      int    // of the body in bytes
-	bodyHash                  uint64 // tells a changed repeat from a true one
-	backendStatus             int    // 0: none, or not yet
+	size                      int      // of the body in bytes
+	backendStatus             int      // 0: none, or not yet
 }
 
 // count counts the request by its outcome. It is the only place that does.
 func (ev *event) count() {
-	if ev.outcome == nil {
-		return // a panic on the way
-	}
-	ev.outcome.requests.Inc()
-	if ev.outcome.reason != nil {
-		ev.outcome.reason.Inc()
+	if ev.outcome != nil { // nil after a panic on the way
+		ev.outcome.count()
 	}
 }
 
-// newEvent makes the request's placeholders and access log fields.
-func newEvent(r *http.Request) *event {
-	ev := new(event)
+// publish makes the request's placeholders and access log fields.
+func (ev *event) publish(r *http.Request) {
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(ev.placeholder)
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(zap.Object("instantapi_verify", ev))
 	}
-	return ev
 }
 
 func (ev *event) placeholder(key string) (any, bool) {
@@ -77,14 +69,14 @@ const maxLogged = 128
 
 // describe returns the log fields of a request. There is nothing in them that
 // could be used to forge or to replay an event.
-func (ev *event) describe(r *http.Request, cause error) []zap.Field {
+func (x *exchange) describe(cause error) []zap.Field {
 	fields := []zap.Field{
-		zap.String("remote_addr", r.RemoteAddr),
-		zap.Int64("length", max(int64(ev.size), r.ContentLength)),
-		zap.Inline(ev),
+		zap.String("remote_addr", x.request.RemoteAddr),
+		zap.Int64("length", max(int64(x.size), x.request.ContentLength)),
+		zap.Inline(&x.event),
 	}
-	if ev.backendStatus != 0 {
-		fields = append(fields, zap.Int("backend_status", ev.backendStatus))
+	if x.backendStatus != 0 {
+		fields = append(fields, zap.Int("backend_status", x.backendStatus))
 	}
 	if cause != nil {
 		fields = append(fields, zap.NamedError("reason", cause))

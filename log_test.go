@@ -166,15 +166,13 @@ func TestSuppressedLinesAreToldLater(t *testing.T) {
 
 // What is not written must not cost anything either.
 func TestSuppressedLineDoesNotAllocate(t *testing.T) {
-	h := &Handler{log: zap.NewExample()}
 	o := &outcome{name: "test", lines: newLineLimit(func() {})}
 	for range linesAtOnce {
 		o.lines.next()
 	}
-	r := signed("http://localhost/", nil)
-	ev := new(event)
+	x := &exchange{handler: &Handler{log: zap.NewExample()}, request: signed("http://localhost/", nil)}
 	if n := testing.AllocsPerRun(1000, func() {
-		h.logLimited(o, zap.WarnLevel, "refused", r, ev, nil)
+		x.logLimited(o, zap.WarnLevel, "refused", nil)
 	}); n > 0 {
 		t.Errorf("it allocates %v times", n)
 	}

@@ -22,16 +22,6 @@ const (
 )
 
 var (
-	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
-		Help: "Requests by what became of them.",
-	}, []string{"outcome"})
-
-	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
-		Help: "Requests with the outcome bad_signature, by the reason.",
-	}, []string{"reason"})
-
 	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "secret_matches_total",
 		Help: "Authentic requests by the secret that made the signature: its position in the config, from 1.",
@@ -94,39 +84,6 @@ func countersOfSecrets(secrets int) []prometheus.Counter {
 		counters[i] = secretMatchesTotal.WithLabelValues(strconv.Itoa(i + 1))
 	}
 	return counters
-}
-
-// outcome is what became of a request: a value of the placeholder, of the access
-// log and of the metrics' label.
-type outcome struct {
-	name     string
-	requests prometheus.Counter
-	reason   prometheus.Counter // of a bad signature, else nil
-	lines    *lineLimit
-}
-
-// outcomes are all there are.
-var outcomes []*outcome
-
-func newOutcome(name string) *outcome {
-	o := &outcome{name: name, requests: requestsTotal.WithLabelValues(name)}
-	o.lines = newLineLimit(o.reportSuppressed)
-	outcomes = append(outcomes, o)
-	return o
-}
-
-func newBadSignature(reason string) *outcome {
-	o := newOutcome("bad_signature")
-	o.reason = signatureErrorsTotal.WithLabelValues(reason)
-	return o
-}
-
-// String returns the name. An outcome that is not known yet has none.
-func (o *outcome) String() string {
-	if o == nil {
-		return ""
-	}
-	return o.name
 }
 
 // storeCollector reads the store's figures when somebody scrapes. They are those

@@ -6,23 +6,16 @@
 package instantapi
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/cespare/xxhash/v2"
-	"github.com/instantapi/caddy-instantapi-verify/internal/body"
-	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
-	"github.com/instantapi/caddy-instantapi-verify/store"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
@@ -135,21 +128,6 @@ const (
 
 	onStoreErrorReject  = "reject"
 	onStoreErrorForward = "forward"
-
-	// maxVerificationRequest is the largest body of a request that may be the
-	// sender's test whether the endpoint can be reached.
-	maxVerificationRequest = 4 << 10
-
-	// retryAfter is how many seconds a sender is asked to leave an event alone
-	// that can't be delivered just now.
-	retryAfter = "5"
-)
-
-// The headers by which the next handlers know what has been done for them.
-const (
-	headerVerified     = "X-Instantapi-Verified"
-	headerDeduplicated = "X-Instantapi-Deduplicated"
-	headerIdempotency  = "Idempotency-Key"
 )
 
 // eventFields are the fields that have a placeholder.
@@ -210,29 +188,6 @@ func (h *Handler) setDefaults() {
 	}
 }
 
-// resolveSecrets replaces the placeholders. Its errors name a secret by its
-// position, and a placeholder only where it is all there is: in "{env.A}x" or
-// "{x}" the rest may be the secret itself.
-func resolveSecrets(secrets []string) ([]string, error) {
-	repl := caddy.NewReplacer()
-	var resolved []string
-	for i, secret := range secrets {
-		value, err := repl.ReplaceOrErr(secret, true, true)
-		if err == nil {
-			resolved = append(resolved, value)
-			continue
-		}
-		name := "a placeholder in it"
-		inner := strings.TrimSuffix(strings.TrimPrefix(secret, "{"), "}")
-		source, _, _ := strings.Cut(inner, ".")
-		if (source == "env" || source == "file") && secret == "{"+inner+"}" && !strings.ContainsAny(inner, "{}") {
-			name = secret
-		}
-		return nil, fmt.Errorf("secret %d: %s is unset, empty, unreadable or unknown (a literal brace in a secret is written \\{)", i+1, name)
-	}
-	return resolved, nil
-}
-
 // Validate checks the values.
 func (h *Handler) Validate() error {
 	if strings.Trim(h.SignatureHeader, tokenCharacters) != "" {
@@ -284,189 +239,67 @@ func checkDedupeBy(fields []string) error {
 	return nil
 }
 
-// ServeHTTP is the way of a request. Each step either goes on to the next one or
-// answers and ends.
+// ServeHTTP takes a request through the steps of serve, and answers it where they
+// end without the next handlers.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	ev := newEvent(r)
-	defer ev.count() // deferred, for handlers that panic
+	x := newExchange(h, w, r, next)
+	defer x.end() // deferred, for handlers that panic
 
-	// Before the body is read: what can be refused for free.
-	signatures := r.Header[h.signatureHeader]
-	if h.isVerificationRequest(r, signatures) {
-		return h.answer(w, r, ev, answerVerification, nil)
+	a, err := x.serve()
+	if a == nil {
+		return err // the next handlers had the request
 	}
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", h.allowedMethods())
-		return h.answer(w, r, ev, answerMethod, methodError(r.Method))
+	return x.answer(a, err)
+}
+
+// serve is the contract of this module. Each step either goes on to the next one
+// or ends with an answer and its cause.
+func (x *exchange) serve() (*answer, error) {
+	// Before the body is read: what can be refused for free.
+	signatures := x.request.Header[x.handler.signatureHeader]
+	if x.isVerificationRequest(signatures) {
+		return answerVerification, nil
+	}
+	if x.request.Method != http.MethodPost {
+		return answerMethod, methodError(x.request.Method)
 	}
 	sig, err := signature.Parse(signatures)
 	if err != nil {
-		return h.answer(w, r, ev, answerForSignature(err), err)
+		return answerForSignature(err), err
 	}
 
 	// Verify the bytes as they were sent, before anything is made of them.
-	body, err := body.Read(r, h.MaxBodySize)
-	if err != nil {
-		return h.answer(w, r, ev, answerForReadError(err), err)
+	if err := x.readBody(x.handler.MaxBodySize); err != nil {
+		return answerForReadError(err), err
 	}
-	defer body.Release()
-	ev.size, ev.bodyRead = len(body.Bytes()), true
-	if err := h.verify(body.Bytes(), sig); err != nil {
-		return h.answer(w, r, ev, answerForSignature(err), err)
+	if err := x.verify(sig); err != nil {
+		return answerForSignature(err), err
 	}
-	id, err := h.identify(r, body.Bytes(), ev)
-	if err != nil {
-		return h.answer(w, r, ev, answerJSON, err)
+	if err := x.identify(); err != nil {
+		return answerJSON, err
 	}
-	prepareForward(r, body, id)
-	if h.VerifyOnly || r.Context().Value(claimedCtxKey{}) == id {
-		return h.forward(w, r, next, ev, nil)
+	x.prepareForward()
+	if x.handler.VerifyOnly || x.isClaimed() {
+		return x.forward()
 	}
 
 	// Claim the event: from here on nobody else delivers it.
-	ev.bodyHash = xxhash.Sum64(body.Bytes())
-	ledger, err := h.app.acquire()
+	ledger, err := x.handler.app.acquire()
 	if err != nil {
 		storeErrorsOpen.Inc()
-		return h.withoutStore(w, r, next, ev, nil, err)
+		return x.withoutStore(err)
 	}
-	defer h.app.release() //nolint:errcheck // the store logs why it can't close
-	claim, before, err := ledger.Claim(r.Context(), id, time.Duration(*h.InFlightWait))
+	defer x.handler.app.release() //nolint:errcheck // the store logs why it can't close
+	before, err := x.claimEvent(ledger)
 	switch {
 	case before != nil:
-		return h.acknowledge(w, r, ev, before)
-	case claim == nil:
-		return h.answer(w, r, ev, answerInFlight, err)
+		return x.answerForRepeat(before), nil
+	case x.claim == nil:
+		return answerInFlight, err
 	case err != nil:
-		return h.withoutStore(w, r, next, ev, claim, err)
+		return x.withoutStore(err)
 	}
-	return h.forward(w, r, next, ev, claim)
-}
-
-// verify checks the signature, and counts which secret made it.
-func (h *Handler) verify(body []byte, sig signature.Signature) error {
-	start := time.Now()
-	secret, err := h.verifier.Verify(body, sig)
-	verifySeconds.Observe(time.Since(start).Seconds())
-	if err != nil {
-		return err
-	}
-	h.matches[secret].Inc()
-	return nil
-}
-
-// isVerificationRequest reports whether this is the sender's test that the
-// endpoint can be reached, and is to be answered as such.
-func (h *Handler) isVerificationRequest(r *http.Request, signatures []string) bool {
-	if !h.AnswerVerificationRequests {
-		return false
-	}
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return true
-	}
-	if r.Method != http.MethodPost || len(signatures) > 0 {
-		return false
-	}
-	body, err := body.Read(r, maxVerificationRequest)
-	if err != nil {
-		return false
-	}
-	defer body.Release()
-	return !mentionsTask(body.Bytes())
-}
-
-// mentionsTask reports whether an unsigned body could be meant as an event,
-// which must not be answered with a 200. It errs on the side of yes.
-func mentionsTask(body []byte) bool {
-	if bytes.Contains(body, []byte("task_id")) {
-		return true
-	}
-	values, err := scanEvent(body, []string{"task_id"}) // for names with escapes
-	return err == nil && values[0] != nil
-}
-
-// methodError is a method that is not POST.
-type methodError string
-
-func (method methodError) Error() string { return fmt.Sprintf("method %q is not POST", string(method)) }
-
-func (h *Handler) allowedMethods() string {
-	if h.AnswerVerificationRequests {
-		return "GET, HEAD, POST"
-	}
-	return http.MethodPost
-}
-
-// prepareForward makes of the request what the next handlers get.
-func prepareForward(r *http.Request, body *body.Body, id store.Identity) {
-	length := len(body.Bytes())
-	r.Body = body
-	r.ContentLength = int64(length)
-	r.TransferEncoding = nil
-	r.Trailer = nil
-	delete(r.Header, "Trailer")
-	delete(r.Header, "Expect") // fulfilled: the body has been read
-	delete(r.Header, headerDeduplicated)
-
-	values := []string{strconv.Itoa(length), "true", id.String()} // of one header each
-	r.Header["Content-Length"] = values[0:1:1]                    // FastCGI reads it here
-	r.Header[headerVerified] = values[1:2:2]
-	r.Header[headerIdempotency] = values[2:3:3]
-}
-
-// withoutStore is for a new event that the store can't say anything about. It
-// has a claim if only the lookup failed.
-func (h *Handler) withoutStore(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *ledger.Claim, cause error) error {
-	if h.OnStoreError == onStoreErrorForward {
-		h.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", r, ev, cause)
-		r.Header.Set(headerDeduplicated, "false")
-		return h.forward(w, r, next, ev, c)
-	}
-	if c != nil {
-		c.Release()
-	}
-	return h.answer(w, r, ev, answerStore, cause)
-}
-
-// Retention is how long a delivered event is remembered. In JSON it is a number
-// of nanoseconds, a [duration](https://caddyserver.com/docs/conventions#durations)
-// like `720h` or `30d`, or `forever`.
-type Retention time.Duration
-
-// Forever is the Retention of events that are never forgotten.
-const Forever Retention = -1
-
-// ParseRetention reads a duration or "forever".
-func ParseRetention(s string) (Retention, error) {
-	if s == "forever" {
-		return Forever, nil
-	}
-	d, err := caddy.ParseDuration(s)
-	if err != nil {
-		return 0, err
-	}
-	if d < time.Second {
-		return 0, fmt.Errorf("%s is too short, give 1s or more, or forever", s)
-	}
-	return Retention(d), nil
-}
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (d *Retention) UnmarshalJSON(b []byte) error {
-	var s string
-	if err := json.Unmarshal(b, &s); err == nil {
-		*d, err = ParseRetention(s)
-		return err
-	}
-	return json.Unmarshal(b, (*int64)(d))
-}
-
-// MarshalJSON implements json.Marshaler.
-func (d Retention) MarshalJSON() ([]byte, error) {
-	if d == Forever {
-		return []byte(`"forever"`), nil
-	}
-	return json.Marshal(int64(d))
+	return x.forward()
 }
 
 // Interface guards
@@ -474,5 +307,4 @@ var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddy.Validator             = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
-	_ json.Unmarshaler            = (*Retention)(nil)
 )

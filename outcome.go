@@ -1,15 +1,85 @@
 package instantapi
 
 import (
-	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/time/rate"
 )
+
+// What can become of a request. The outcomes of bad signatures are with their
+// answers.
+var (
+	outcomeForwarded      = newOutcome("forwarded")
+	outcomeUpstreamFailed = newOutcome("upstream_failed")
+	outcomeDuplicate      = newOutcome("duplicate")
+	outcomeChanged        = newOutcome("duplicate_changed")
+	outcomeWaited         = newOutcome("waited") // and then a duplicate
+	outcomeInFlight       = newOutcome("in_flight_timeout")
+	outcomeMethod         = newOutcome("method")
+	outcomeTooLarge       = newOutcome("too_large")
+	outcomeIncomplete     = newOutcome("incomplete")
+	outcomeJSON           = newOutcome("bad_json")
+	outcomeStore          = newOutcome("store_error")
+	outcomeVerification   = newOutcome("verification_request")
+)
+
+var (
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
+		Help: "Requests by what became of them.",
+	}, []string{"outcome"})
+
+	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
+		Help: "Requests with the outcome bad_signature, by the reason.",
+	}, []string{"reason"})
+)
+
+// outcome is what became of a request: a value of the placeholder, of the access
+// log and of the metrics' label.
+type outcome struct {
+	name     string
+	requests prometheus.Counter
+	reason   prometheus.Counter // of a bad signature, else nil
+	lines    *lineLimit
+}
+
+// outcomes are all there are.
+var outcomes []*outcome
+
+func newOutcome(name string) *outcome {
+	o := &outcome{name: name, requests: requestsTotal.WithLabelValues(name)}
+	o.lines = newLineLimit(o.reportSuppressed)
+	outcomes = append(outcomes, o)
+	return o
+}
+
+func newBadSignature(reason string) *outcome {
+	o := newOutcome("bad_signature")
+	o.reason = signatureErrorsTotal.WithLabelValues(reason)
+	return o
+}
+
+// String returns the name. An outcome that is not known yet has none.
+func (o *outcome) String() string {
+	if o == nil {
+		return ""
+	}
+	return o.name
+}
+
+// count counts a request with this outcome.
+func (o *outcome) count() {
+	o.requests.Inc()
+	if o.reason != nil {
+		o.reason.Inc()
+	}
+}
 
 // Anybody can make a guard refuse requests, and who has recorded an event can
 // make it drop duplicates, as fast as the network is. So that this costs the
@@ -56,19 +126,20 @@ func (l *lineLimit) next() (suppressed int64, ok bool) {
 
 // logLimited writes a line about a request, unless there are too many with this
 // outcome. A line that is not written makes no fields.
-func (h *Handler) logLimited(o *outcome, level zapcore.Level, message string, r *http.Request, ev *event, cause error) {
-	if !h.log.Core().Enabled(level) {
+func (x *exchange) logLimited(o *outcome, level zapcore.Level, message string, cause error) {
+	log := x.handler.log
+	if !log.Core().Enabled(level) {
 		return
 	}
 	suppressed, ok := o.lines.next()
 	if !ok {
 		return
 	}
-	fields := ev.describe(r, cause)
+	fields := x.describe(cause)
 	if suppressed > 0 {
 		fields = append(fields, zap.Int64("suppressed", suppressed))
 	}
-	h.log.Log(level, message, fields...)
+	log.Log(level, message, fields...)
 }
 
 // reportSuppressed tells how many lines were not written since the last one that

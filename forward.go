@@ -10,53 +10,58 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
 
 // forward hands the event to the next handlers and, if they accept it, records
 // the delivery before the sender learns of it. Without a claim there is nothing
-// to record.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, ev *event, c *ledger.Claim) error {
+// to record. The answer is nil where the next handlers have given one.
+func (x *exchange) forward() (*answer, error) {
 	// The sender's hanging up must not end the delivery: what the backend has
 	// accepted would not be remembered, and would be forwarded again.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), time.Duration(h.ForwardTimeout))
+	timeout := time.Duration(x.handler.ForwardTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.request.Context()), timeout)
 	defer cancel()
-	if c != nil {
-		ctx = context.WithValue(ctx, claimedCtxKey{}, c.ID())
-	}
+	ctx = x.withClaim(ctx)
 
-	ev.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
-	dw := &deliveryWriter{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		handler:               h, request: r, event: ev, claim: c,
-	}
+	x.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
+	dw := &deliveryWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: x.writer}, exchange: x}
 	defer func() { // deferred, for handlers that panic
 		if dw.accepted() {
 			return
 		}
-		ev.outcome = outcomeUpstreamFailed
-		if c != nil {
-			c.Release()
+		x.outcome = outcomeUpstreamFailed
+		if x.claim != nil {
+			x.claim.Release()
 		}
 	}()
 
-	err := next.ServeHTTP(dw, r.WithContext(ctx))
+	err := x.next.ServeHTTP(dw, x.request.WithContext(ctx))
 	if err == nil && dw.status == 0 {
-		return h.endUnanswered(dw, r, ev)
+		return x.endUnanswered(dw)
 	}
 	if !dw.accepted() {
-		ev.outcome = outcomeUpstreamFailed
-		ev.backendStatus = dw.status
-		h.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", r, ev, err)
+		x.outcome = outcomeUpstreamFailed
+		x.backendStatus = dw.status
+		x.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", err)
 	}
-	return err
+	return nil, err
 }
 
-// claimedCtxKey is where a request has the identity that a guard holds the claim
-// on, so that a second guard behind it does not wait for the first.
-type claimedCtxKey struct{}
+// withoutStore is for a new event that the store can't say anything about. It
+// has a claim if only the lookup failed.
+func (x *exchange) withoutStore(cause error) (*answer, error) {
+	if x.handler.OnStoreError == onStoreErrorForward {
+		x.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", cause)
+		x.request.Header.Set(headerDeduplicated, "false")
+		return x.forward()
+	}
+	if x.claim != nil {
+		x.claim.Release()
+	}
+	return answerStore, cause
+}
 
 // isUnhandled reports whether the request went past all handlers.
 func isUnhandled(r *http.Request) bool {
@@ -65,28 +70,29 @@ func isUnhandled(r *http.Request) bool {
 }
 
 // endUnanswered is for a delivery that no handler wrote an answer to.
-func (h *Handler) endUnanswered(dw *deliveryWriter, r *http.Request, ev *event) error {
-	if isUnhandled(r) {
+func (x *exchange) endUnanswered(dw *deliveryWriter) (*answer, error) {
+	if isUnhandled(x.request) {
 		// Caddy would answer 200, and the sender would take the event for
 		// delivered, though nobody has got it.
-		return h.answer(dw.ResponseWriter, r, ev, answerNoBackend,
-			errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?"))
+		return answerNoBackend,
+			errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?")
 	}
 	dw.WriteHeader(http.StatusOK) // as net/http does
-	return nil
+	return nil, nil
 }
 
 // record remembers that the backend accepted the event.
-func (h *Handler) record(r *http.Request, ev *event, c *ledger.Claim, status int) {
-	ev.backendStatus = status
-	if c != nil {
-		if err := c.Delivered(h.newRecord(ev, status)); err != nil {
-			h.log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
-				ev.describe(r, err)...)
+func (x *exchange) record(status int) {
+	x.backendStatus = status
+	log := x.handler.log
+	if x.claim != nil {
+		if err := x.claim.Delivered(x.handler.newRecord(x.bodyHash, status)); err != nil {
+			log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
+				x.describe(err)...)
 		}
 	}
-	if checked := h.log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
-		checked.Write(ev.describe(r, nil)...)
+	if checked := log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
+		checked.Write(x.describe(nil)...)
 	}
 }
 
@@ -95,8 +101,8 @@ func (h *Handler) record(r *http.Request, ev *event, c *ledger.Claim, status int
 // was ahead is gone for good once its disk space was given back.
 var now = time.Now
 
-func (h *Handler) newRecord(ev *event, status int) store.Record {
-	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: ev.bodyHash}
+func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
+	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
 	if h.Retention != Forever {
 		// Rounded up, because a record expires at the beginning of a second.
 		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
@@ -108,11 +114,8 @@ func (h *Handler) newRecord(ev *event, status int) store.Record {
 // it lets it out.
 type deliveryWriter struct {
 	caddyhttp.ResponseWriterWrapper
-	handler *Handler
-	request *http.Request
-	event   *event
-	claim   *ledger.Claim // nil: there is nothing to record
-	status  int           // 0 until there is a final one
+	exchange *exchange
+	status   int // 0 until there is a final one
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
@@ -122,12 +125,12 @@ func (w *deliveryWriter) WriteHeader(status int) {
 	final := status >= 200 || status == http.StatusSwitchingProtocols
 	if final && w.status == 0 {
 		w.status = status
-		if w.accepted() && isUnhandled(w.request) {
+		if w.accepted() && isUnhandled(w.exchange.request) {
 			// "templates" and others make an answer of what nobody answered.
 			w.status, status = http.StatusBadGateway, http.StatusBadGateway
 		}
 		if w.accepted() {
-			w.handler.record(w.request, w.event, w.claim, status)
+			w.exchange.record(status)
 		}
 	}
 	w.ResponseWriterWrapper.WriteHeader(status)
