@@ -75,20 +75,15 @@ func TestExamples(t *testing.T) {
 	}
 	t.Run("submit", func(t *testing.T) { testSubmit(t, caddy) })
 	t.Run("submit errors", testSubmitErrors)
-	t.Run("README", func(t *testing.T) {
+	t.Run("docs", func(t *testing.T) {
 		t.Parallel()
-		readme, err := os.ReadFile("README.md")
-		if err != nil {
-			t.Fatal(err)
-		}
-		blocks := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
-		if len(blocks) == 0 {
-			t.Error("no Caddyfile in it")
-		}
-		for _, block := range blocks {
-			path := filepath.Join(t.TempDir(), "Caddyfile")
-			writeFile(t, path, block[1])
-			caddy.checkConfig(t, path, block[1])
+		blocks := regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
+		for _, document := range documents(t) {
+			for _, block := range blocks.FindAllStringSubmatch(string(readFile(t, document)), -1) {
+				path := filepath.Join(t.TempDir(), "Caddyfile")
+				writeFile(t, path, block[1])
+				caddy.checkConfig(t, path, block[1])
+			}
 		}
 	})
 }
@@ -364,6 +359,7 @@ func event(eventType, taskID string) string {
 // call is a request, and what must come of it.
 type call struct {
 	name   string
+	host   string // default: the server's
 	path   string // default: /webhooks/instantapi
 	body   string
 	secret string // default: demoSecret
@@ -394,6 +390,7 @@ func (c call) make(t *testing.T, url string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Host = c.host
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set(signature.DefaultHeader, signature.Sign(secret, []byte(c.body)))
 	response, err := client.Do(r)
@@ -509,16 +506,18 @@ type addresses map[string]string
 // that stands for it.
 func (c exampleCaddy) run(t *testing.T, config string, replace addresses) (url string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("examples", config))
-	if err != nil {
-		t.Fatal(err)
-	}
+	return c.runText(t, filepath.Base(config), readFile(t, filepath.Join("examples", config)), replace)
+}
+
+// runText is run with a config that is in no file of the examples.
+func (c exampleCaddy) runText(t *testing.T, name string, text []byte, replace addresses) (url string) {
+	t.Helper()
 	port := freePort(t)
 	text = replaceAddress(t, text, ":8080", ":"+port)
 	for from, to := range replace {
 		text = replaceAddress(t, text, from, to)
 	}
-	path := filepath.Join(t.TempDir(), filepath.Base(config))
+	path := filepath.Join(t.TempDir(), name)
 	writeFile(t, path, string(text))
 	startProcess(t, c.command(t, "run", "--config", path), "serving initial configuration")
 	return "http://127.0.0.1:" + port

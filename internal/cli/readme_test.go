@@ -8,13 +8,18 @@ import (
 	"testing"
 )
 
-// TestReadmeTryIt does what the README says to do beside the quick start's Caddy:
+// TestReadmeTryIt does what the README, and docs/observing.md where the README
+// sends its reader next, say to do beside the quick start's Caddy:
 // send, send again, forge, look up, forget. It compares what is printed. Only the
 // ports are others.
 func TestReadmeTryIt(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
+	var pages []byte
+	for _, page := range []string{"../../README.md", "../../docs/observing.md"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, text...)
 	}
 	config, err := os.ReadFile("../../examples/quickstart/Caddyfile")
 	if err != nil {
@@ -27,7 +32,7 @@ func TestReadmeTryIt(t *testing.T) {
 	runCaddy(t, address, "{\n\tadmin "+admin+"\n}\n"+strings.NewReplacer(":8080", ":"+port, ":8081", ":"+backendPort).Replace(string(config)))
 
 	const program = "go run ./examples/caddy instantapi "
-	calls := regexp.MustCompile("(?m)```sh\n"+program+"(.*)\n```\n```\n((?s:.*?))```").FindAllStringSubmatch(string(readme), -1)
+	calls := regexp.MustCompile("(?m)```sh\n"+program+"(.*)\n```\n```\n((?s:.*?))```").FindAllStringSubmatch(string(pages), -1)
 	var done []string
 	for _, call := range calls {
 		args := strings.Fields(strings.ReplaceAll(call[1], ":8080", ":"+port))
