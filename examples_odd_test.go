@@ -24,7 +24,7 @@ type oddEvent struct {
 
 func oddEvents(t *testing.T) []oddEvent {
 	const plain = `{"event_type":"task.completed","task_id":"`
-	completed := func(taskID string) string { return `task.completed "` + taskID + `" {` }
+	completed := func(taskID string) string { return "task.completed " + taskID + " {" }
 	typed := func(contentType string) map[string]string { return map[string]string{"Content-Type": contentType} }
 	encoded := func(encoding string) map[string]string { return map[string]string{"Content-Encoding": encoding} }
 	field := func(fields string) string { return `{"event_type":"task.completed",` + fields + `}` }
@@ -63,11 +63,11 @@ func oddEvents(t *testing.T) []oddEvent {
 
 		{"no field", nil, `{}`, "ignored "},
 		{"no task_id", nil, `{"event_type":"task.failed"}`, "task.failed "},
-		{"no event_type", nil, `{"task_id":"untyped"}`, `ignored (null|undefined) "untyped"`},
+		{"no event_type", nil, `{"task_id":"untyped"}`, `ignored (null|undefined) untyped`},
 		{"fields of null", nil, `{"event_type":null,"task_id":null,"result":null,"usage":null}`, "ignored null null"},
 		{"a number for a task_id", nil, field(`"task_id":17`), "task.completed 17 {"},
 		{"an object for a task_id", nil, field(`"task_id":{"toString":1,"valueOf":1}`), `task.completed {"toString": ?1`},
-		{"a list for an event_type", nil, `{"event_type":["task.completed"],"task_id":"list"}`, `ignored \["task.completed"\] "list"`},
+		{"a list for an event_type", nil, `{"event_type":["task.completed"],"task_id":"list"}`, `ignored \["task.completed"\] list`},
 	}
 }
 

@@ -55,19 +55,22 @@ function parse(body) {
   return event;
 }
 
-// describe returns a line about an event. Any field may be missing or be of any
-// type: only JSON.stringify writes all of them without throwing, and without
-// line breaks.
+// describe returns a line about an event.
 function describe({ event_type, task_id, status, result, usage }) {
-  const task = JSON.stringify(task_id);
   switch (event_type) {
     case 'task.completed':
-      return `task.completed ${task} ${JSON.stringify({ result, usage })}`;
+      return `task.completed ${show(task_id)} ${JSON.stringify({ result, usage })}`;
     case 'task.failed':
-      return `task.failed ${task} ${JSON.stringify({ status, result })}`;
+      return `task.failed ${show(task_id)} ${JSON.stringify({ status, result })}`;
     default:
-      return `ignored ${JSON.stringify(event_type)} ${task}`;
+      return `ignored ${show(event_type)} ${show(task_id)}`;
   }
+}
+
+// show writes a field, which may be missing or of any type. Only JSON.stringify
+// writes all of them without throwing, and without line breaks.
+function show(value) {
+  return typeof value === 'string' && /^[\w.:-]+$/.test(value) ? value : JSON.stringify(value);
 }
 
 // On 127.0.0.1, so that there is no way to it around Caddy.

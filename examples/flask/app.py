@@ -6,6 +6,7 @@ Caddy lets only authentic and new events through. How to run it: Caddyfile.
 import base64
 import json
 import os
+import re
 import zlib
 
 from flask import Flask, jsonify, request
@@ -55,19 +56,25 @@ def parse_int(digits):
 
 
 def describe(event):
-    """Return a line about an event. Any field may be missing or be of any type.
-
-    json.dumps writes each of them in ASCII and without line breaks; print fails
-    for half of an emoji (a lone surrogate), which JSON can hold.
-    """
-    event_type, task_id = event.get("event_type"), json.dumps(event.get("task_id"))
+    """Return a line about an event."""
+    event_type, task_id = event.get("event_type"), show(event.get("task_id"))
     if event_type == "task.completed":
         about = {"result": event.get("result"), "usage": event.get("usage")}
         return f"task.completed {task_id} {json.dumps(about)}"
     if event_type == "task.failed":
         about = {"status": event.get("status"), "result": event.get("result")}
         return f"task.failed {task_id} {json.dumps(about)}"
-    return f"ignored {json.dumps(event_type)} {task_id}"
+    return f"ignored {show(event_type)} {task_id}"
+
+
+def show(value):
+    """Write a field, which may be missing or of any type.
+
+    json.dumps writes all of them in ASCII and without line breaks; print fails
+    for half of an emoji (a lone surrogate), which JSON can hold.
+    """
+    plain = isinstance(value, str) and re.fullmatch(r"[\w.:-]+", value, re.ASCII)
+    return value if plain else json.dumps(value)
 
 
 if __name__ == "__main__":
