@@ -1,0 +1,48 @@
+package scan
+
+import "github.com/go-json-experiment/json/jsontext"
+
+// Text returns what a value says: the characters of a string, the JSON itself of
+// other values. Missing values, null and "" say nothing, and neither does what
+// is not JSON. Invalid UTF-8 and lone surrogates are replaced by U+FFFD.
+func Text(value jsontext.Value) string {
+	var room [64]byte
+	said, _ := AppendText(room[:0], value)
+	return string(said)
+}
+
+// AppendText appends what [Text] returns. It is not exact if another value could
+// say the same: where characters had to be replaced, and of what is not JSON.
+func AppendText(dst []byte, value jsontext.Value) (said []byte, exact bool) {
+	if len(value) == 0 {
+		return dst, true
+	}
+	if value.Kind() == jsontext.KindString {
+		said, err := jsontext.AppendUnquote(dst, value)
+		if err != nil && !isJSON(value) {
+			return dst, false
+		}
+		return said, err == nil
+	}
+	switch {
+	case !isJSON(value):
+		return dst, false
+	case value.Kind() == jsontext.KindNull:
+		return dst, true
+	default:
+		return append(dst, value...), true
+	}
+}
+
+// appendName appends the characters of a member's name. It is not ok if the name
+// is not JSON: it is then no name that anyone could ask for.
+func appendName(dst, name []byte) (said []byte, ok bool) {
+	said, err := jsontext.AppendUnquote(dst, name)
+	return said, err == nil || isJSON(name)
+}
+
+// isJSON reports whether the library takes a value for JSON. It does not mind
+// repeated names, lone surrogates and invalid UTF-8.
+func isJSON(value jsontext.Value) bool { return value.IsValid(lenient...) }
+
+var lenient = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
