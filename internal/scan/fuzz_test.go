@@ -21,6 +21,7 @@ func FuzzMembers(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
+		body = slices.Clip(body) // what is read behind it is a panic
 		before := slices.Clone(body)
 		values, err := members(body)
 		if !slices.Equal(before, body) {
@@ -55,6 +56,9 @@ func seeds() []string {
 		`{"task_id":NaN,"event_type":-Infinity}`, `{"task_id":[NaN}`, `{"task_id":[{]],"event_type":1}`, `{"task_id":"\u12g4"}`, "{\"task_id\":\"a\n\"}", `{'task_id':1}`, `{"a":1 /* , */ }`,
 		`{"result":"{\"task_id\":\"\\\"1\\\"\",\"task_id\":[\"\\\\\"]}","task_id":"\\"}`,
 		strings.Repeat(`{"a":`, 50) + `1` + strings.Repeat(`}`, 50), `{"a":` + strings.Repeat(`[`, 50) + strings.Repeat(`]`, 50) + `}`, `{"a":["\\\\` + strings.Repeat(`\"`, 100) + `"]}`,
+	}
+	for run := range 40 {
+		all = append(all, `{"task_id":"`+strings.Repeat(`\`, run)+`","event_type":"\"`+strings.Repeat(`\`, run)+`","a":[]}`)
 	}
 	// At each place of what is looked at together.
 	for _, c := range []string{"\x00", "\x1f", " ", `"`, `\"`, `\\"`, `\`, "{", "}", "[", "]", "Y", "_", "\x7f", "\x80", "\xff", "\xdb", "\xa2"} {

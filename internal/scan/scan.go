@@ -125,7 +125,7 @@ func (s *scanner) member() (name, value []byte, err error) {
 	default:
 		err = s.skipScalar()
 	}
-	return name, s.body[start:s.at:s.at], err
+	return name, s.body[start:s.at], err
 }
 
 // skipScalar skips a number or a literal, also one that JSON does not have, like

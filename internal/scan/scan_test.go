@@ -12,9 +12,9 @@ import (
 
 var names = []string{"task_id", "event_type"}
 
-// members is Members for names.
+// members is Members for names, into values that were used before.
 func members(body []byte) (values []jsontext.Value, err error) {
-	values = make([]jsontext.Value, len(names))
+	values = []jsontext.Value{jsontext.Value(`"old"`), jsontext.Value(`"old"`)}
 	err = Members(body, names, values)
 	return values, err
 }
@@ -75,6 +75,8 @@ func TestNamesAreComparedByTheirCharacters(t *testing.T) {
 		{`task\u0000_id`, "task_id", false},
 		{`\ude80\ud83d`, "\U0001f680", false},
 		{`task\_id`, "task_id", false}, // no JSON says this
+		{`task_id\x`, "task_id", false},
+		{"task_id\n", "task_id", false},
 		{`task\u5f_id`, "task_id", false},
 		{`task\x5fid`, "task_id", false},
 		{"task\nid", "task\nid", false},

@@ -8,11 +8,10 @@ import (
 
 // skipString skips a string, whose opening quote is next.
 func (s *scanner) skipString() error {
-	start := s.at + 1
-	for quote := nextQuote(s.body, start); quote >= 0; quote = nextUnescaped(s.body, quote+1) {
-		// No backslash is counted twice: each run ends at its own quote.
+	for quote := nextQuote(s.body, s.at+1); quote >= 0; quote = nextUnescaped(s.body, quote+1) {
+		// No backslash is counted twice: each run ends at the quote before it.
 		run := quote
-		for run > start && s.body[run-1] == '\\' {
+		for s.body[run-1] == '\\' {
 			run--
 		}
 		if (quote-run)%2 == 0 {
