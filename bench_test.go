@@ -3,7 +3,6 @@ package instantapi
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -51,43 +50,6 @@ func BenchmarkVerify(b *testing.B) {
 }
 
 var benchmarkSizes = []int{1 << 10, 64 << 10, 1 << 20}
-
-// BenchmarkScan compares the scan of an event with encoding/json into a struct of
-// the same fields, for an answer that is a text and one that is a table.
-func BenchmarkScan(b *testing.B) {
-	for _, size := range benchmarkSizes {
-		for _, result := range []struct{ kind, item string }{
-			{"text", `The second item (\"Shipping\") has no tax, M\u00fcller says.\n`},
-			{"table", `","rows":[{"id":17,"name":"Shipping","tax":null,"price":12.50}],"next":"`},
-		} {
-			body := []byte(`{"event_type":"task.completed","status":"completed","result":{"text":"` +
-				strings.Repeat(result.item, size/len(result.item)) + `"},"task_id":"task_1"}`)
-			b.Run(fmt.Sprintf("size=%d/%s/scan", size, result.kind), func(b *testing.B) {
-				b.SetBytes(int64(len(body)))
-				b.ReportAllocs()
-				for b.Loop() {
-					if _, err := scanEvent(body, eventFields); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-			b.Run(fmt.Sprintf("size=%d/%s/encoding-json", size, result.kind), func(b *testing.B) {
-				b.SetBytes(int64(len(body)))
-				b.ReportAllocs()
-				for b.Loop() {
-					var event struct {
-						EventType string `json:"event_type"`
-						TaskID    string `json:"task_id"`
-						Status    string `json:"status"`
-					}
-					if err := json.Unmarshal(body, &event); err != nil {
-						b.Fatal(err)
-					}
-				}
-			})
-		}
-	}
-}
 
 // BenchmarkGuard measures what the guard adds to a request, by itself: without
 // Caddy's server, without a network, with a backend that does nothing. What

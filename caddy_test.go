@@ -186,6 +186,8 @@ func TestVerificationRequests(t *testing.T) {
 		{"POST of more", request("POST", strings.Repeat("x", 4<<10+1)), 401, bodyForged},
 		{"unsigned event", request("POST", string(taskEvent("1"))), 401, bodyForged},
 		{"unsigned event, escaped", request("POST", `{"task\u005fid":"1"}`), 401, bodyForged},
+		{"unsigned event, escaped and cut", request("POST", `{"task\u005fid":"1","result":`), 401, bodyForged},
+		{"unsigned event, escaped and no JSON", request("POST", `{"task\u005fid":"1","result":NaN}`), 401, bodyForged},
 		{"unsigned event in a list", request("POST", `[{"task_id":"1"}]`), 401, bodyForged},
 		{"other method", request("PUT", ""), 405, `{"error": "Method not allowed"}`},
 		{"empty signature", func(url string) *http.Request {
@@ -378,12 +380,12 @@ func TestBodyMustBeAnObject(t *testing.T) {
 		body   string
 		status int
 	}{
-		{`{}`, 200}, {" {\"a\" : [1, {\"b\":null}]}\n", 200},
+		{`{}`, 200}, {" {\"a\" : [1, {\"b\":null}]}\n", 200}, {"\ufeff{}", 200},
 		{`{"a":1,"a":2}`, 200}, {`{"a":"\ud83d"}`, 200}, {"{\"a\":\"\xff\"}", 200},
+		{`{"a":NaN,"b":[-Infinity]}`, 200}, {`{"a":01}`, 200}, {"{\"a\":\"\n\"}", 200}, {`{"a":"\x"}`, 200}, {`{"a":[1,]}`, 200},
+		{`{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, 200},
 		{``, 400}, {`hello`, 400}, {`[]`, 400}, {`"x"`, 400}, {`null`, 400}, {`{`, 400}, {`{}}`, 400}, {`{} {}`, 400},
-		{`{"a":}`, 400}, {`{"a":1,}`, 400}, {`{a:1}`, 400}, {`{'a':1}`, 400}, {`{"a":01}`, 400}, {`{"a":NaN}`, 400},
-		{"{\"a\":\"\n\"}", 400}, {`{"a":"\x"}`, 400}, {`{"a" 1}`, 400}, {"\ufeff{}", 400},
-		{`{"a":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `}`, 400},
+		{`{"a":}`, 400}, {`{"a":1,}`, 400}, {`{a:1}`, 400}, {`{'a':1}`, 400}, {`{"a" 1}`, 400}, {`{"a":[1}`, 400}, {" \ufeff{}", 400},
 	}
 	b := newBackend(t, nil)
 	s := run(t, guard(b, ""))

@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/internal/scan"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -17,7 +18,8 @@ import (
 // nothing that the signature does not cover, but for the scope.
 func (x *exchange) identify() error {
 	body, scope := x.body.Bytes(), x.handler.scopeOf(x.request)
-	values, err := scanEvent(body, x.handler.fields)
+	values := make([]jsontext.Value, len(x.handler.fields))
+	err := scan.Members(body, x.handler.fields, values)
 	if err != nil && !isEncoded(x.request) {
 		return err
 	}
@@ -25,7 +27,7 @@ func (x *exchange) identify() error {
 		x.id = identifyBody(scope, body)
 		return nil
 	}
-	x.eventType, x.taskID, x.status = text(values[0]), text(values[1]), text(values[2])
+	x.eventType, x.taskID, x.status = scan.Text(values[0]), scan.Text(values[1]), scan.Text(values[2])
 
 	id, ok := identifyFields(scope, values[len(eventFields):]...)
 	if !ok {
@@ -75,7 +77,8 @@ const (
 
 // identifyFields returns the identity of the event whose fields have these values
 // in this scope. Each part has its length in front: "ab" and "c" is not "a" and
-// "bc". It is not ok where a field says nothing, or can't be told from another.
+// "bc". It is not ok where a field says nothing, can't be told from another, or
+// is not JSON.
 func identifyFields(scope string, values ...jsontext.Value) (id store.Identity, ok bool) {
 	parts := appendPart(append(make([]byte, 0, 256), identityOfFields), scope)
 	for _, value := range values {
@@ -83,7 +86,7 @@ func identifyFields(scope string, values ...jsontext.Value) (id store.Identity, 
 		parts = append(parts, make([]byte, lengthSize)...)
 		start := len(parts)
 		// With the kind in front, so that the text "1" is not the number 1.
-		parts, ok = appendText(append(parts, byte(value.Kind())), value)
+		parts, ok = scan.AppendText(append(parts, byte(value.Kind())), value)
 		if !ok || len(parts) == start+1 {
 			return store.Identity{}, false
 		}

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/internal/scan"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
@@ -49,8 +51,9 @@ func mentionsTask(body []byte) bool {
 	if bytes.Contains(body, []byte("task_id")) {
 		return true
 	}
-	values, err := scanEvent(body, []string{"task_id"}) // for names with escapes
-	return err == nil && values[0] != nil
+	var task [1]jsontext.Value
+	_ = scan.Members(body, []string{"task_id"}, task[:]) // for names with escapes; also before a fault
+	return task[0] != nil
 }
 
 // methodError is a method that is not POST.
