@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/cli/diagnosis"
 	"github.com/spf13/cobra"
 )
 
@@ -17,11 +18,6 @@ type credentialFlags struct {
 	values, variables []string
 }
 
-// candidate is a secret and how to speak of it without saying it.
-type candidate struct {
-	name, secret string
-}
-
 func (c *credentialFlags) register(cmd *cobra.Command, name, usage string) {
 	c.name = name
 	cmd.Flags().StringArrayVar(&c.values, name, nil,
@@ -30,8 +26,8 @@ func (c *credentialFlags) register(cmd *cobra.Command, name, usage string) {
 }
 
 // all returns what was given, none of it empty.
-func (c *credentialFlags) all() ([]candidate, error) {
-	var all []candidate
+func (c *credentialFlags) all() ([]diagnosis.Secret, error) {
+	var all []diagnosis.Secret
 	for i, value := range c.values {
 		if value == "" {
 			return nil, fmt.Errorf("--%s is empty; is the variable set that it is taken from?", c.name)
@@ -40,14 +36,14 @@ func (c *credentialFlags) all() ([]candidate, error) {
 		if len(c.values)+len(c.variables) > 1 {
 			name = fmt.Sprintf("--%s number %d", c.name, i+1)
 		}
-		all = append(all, candidate{name, value})
+		all = append(all, diagnosis.Secret{Name: name, Value: value})
 	}
 	for _, variable := range c.variables {
 		value := os.Getenv(variable)
 		if value == "" {
 			return nil, fmt.Errorf("--%s-env: this environment variable is unset or empty; give the name of one, without a $, and export it", c.name)
 		}
-		all = append(all, candidate{"the " + c.name + " in " + variable, value})
+		all = append(all, diagnosis.Secret{Name: "the " + c.name + " in " + variable, Value: value})
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("give --%[1]s-env or --%[1]s", c.name)
@@ -68,5 +64,5 @@ func (c *credentialFlags) one(byDefault string) (string, error) {
 	if len(all) > 1 {
 		return "", fmt.Errorf("give one --%[1]s-env or --%[1]s, not several", c.name)
 	}
-	return all[0].secret, nil
+	return all[0].Value, nil
 }

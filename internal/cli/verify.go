@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/cli/diagnosis"
 	"github.com/spf13/cobra"
 )
 
@@ -18,16 +19,28 @@ func newVerifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify --signature <hex> (--secret <secret> | --secret-env <name>)... [--file <path>]",
 		Short: "Checks the signature of a body, and says why it fails",
-		Long: `Checks a signature as the guard does. If it is not right, the command looks for
-the reason: it tries what often happens to a body on its way (JSON written anew, a
-newline lost or added, another encoding) and to a secret (a newline at its end,
-quotes around it), and says with which of them the signature would be right. It
-never prints the right signature; "caddy instantapi sign" does.
+		Long: `Checks a signature as the guard does. If it is wrong, the command looks for the
+reason: it tries what often happens to a body on its way and to a secret, and says
+with which of these the signature would be right, and what to do about it.
+
+  text        a newline lost or added, CR LF for LF, a byte order mark, UTF-16,
+              UTF-8 read or written as Latin-1, lost characters, decomposed accents
+  JSON        written anew by JavaScript, Python, Go, Rails, Gson, PHP, .NET or a
+              database: its white space, escapes, numbers and order of keys
+  packing     gzip, zlib, deflate, base64, hex, JSON in a JSON string, a form
+  secret      white space or quotes around it, base64 or hex that one side decodes,
+              whsec_ in front, not set at all
+  signature   base64 for hex, a plain SHA-256 for an HMAC
+
+Two of these together are found for bodies of up to 32 KiB. The command never
+prints the right signature; "caddy instantapi sign" does.
 
 Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint(exitInvalid) + ` if it is not,
 1 where it could not be checked.`,
 		Example: `  caddy instantapi verify --secret-env INSTANTAPI_WEBHOOK_SECRET --file event.json \
-    --signature 05b3...`,
+    --signature 05b3...
+  caddy instantapi verify --secret-env OLD_SECRET --secret-env NEW_SECRET \
+    --signature 05b3... < event.json`,
 		Args: noArguments,
 	}
 	secrets.register(cmd, "secret", secretUsage)
@@ -43,9 +56,9 @@ Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint
 		if err != nil {
 			return 1, err
 		}
-		found := diagnose(body, sig, candidates)
-		fmt.Fprintln(cmd.OutOrStdout(), found.text)
-		if !found.valid {
+		verdict := diagnosis.Of(body, sig, candidates)
+		fmt.Fprintln(cmd.OutOrStdout(), verdict.Text)
+		if !verdict.Valid {
 			return exitInvalid, nil
 		}
 		return 0, nil

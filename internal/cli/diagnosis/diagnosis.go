@@ -1,0 +1,105 @@
+// Package diagnosis checks a signature and, where it is wrong, looks for the
+// reason: it tries what often happens to a body on its way, and to a secret, and
+// says with which of these the signature would be right.
+package diagnosis
+
+import (
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"strings"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
+)
+
+// Secret is one that a signature may have been made with.
+type Secret struct {
+	Name  string // how to speak of it without saying it, like "the secret"
+	Value string // not empty
+}
+
+// Verdict is what is found out about a signature.
+type Verdict struct {
+	Valid bool
+	Text  string // for people; one or more lines without a newline at the end
+}
+
+// Of checks the value of a signature header as the guard does and, where that
+// fails, says why. There must be a secret.
+//
+// What it says does not help to make another signature: no digest and no secret
+// is in it, nor a part of the body.
+func Of(body []byte, header string, secrets []Secret) Verdict {
+	sig, fault := readHeader(header)
+	if fault == "" {
+		if by, ok := signedBy(body, *sig, secrets); ok {
+			return Verdict{true, fmt.Sprintf("valid: made with %s for these %d bytes", by, len(body))}
+		}
+		return Verdict{false, fmt.Sprintf("invalid: %v for these %d bytes\n%s", signature.ErrMismatch, len(body), explain(body, *sig, secrets))}
+	}
+	text := fmt.Sprintf("invalid: %v: %s", signature.ErrMalformed, fault)
+	if sig == nil {
+		return Verdict{false, text}
+	}
+	if by, ok := signedBy(body, *sig, secrets); ok {
+		return Verdict{false, fmt.Sprintf("%s\nApart from that it is right, made with %s for these bytes.", text, by)}
+	}
+	return Verdict{false, text + "\nNor would it be right without that. " + explain(body, *sig, secrets)}
+}
+
+// signedBy checks a signature with the guard's own rule.
+func signedBy(body []byte, sig signature.Signature, secrets []Secret) (name string, ok bool) {
+	values := make([]string, len(secrets))
+	for i, secret := range secrets {
+		values[i] = secret.Value
+	}
+	verifier, err := signature.NewVerifier(values...)
+	if err != nil {
+		return "", false
+	}
+	i, err := verifier.Verify(body, sig)
+	if err != nil {
+		return "", false
+	}
+	return secrets[i].Name, true
+}
+
+// explain says what a signature would be right for, and what to do about it.
+func explain(body []byte, sig signature.Signature, secrets []Secret) string {
+	s := &search{sig: sig, tried: make(map[uint64]bool), seed: maphash.MakeSeed()}
+	for _, secret := range secrets {
+		s.given = append(s.given, newKey(secret.Name, []byte(secret.Value)))
+	}
+	s.others = changedKeys(s.given)
+	for _, no := range noSecrets {
+		s.others = append(s.others, newKey(no.name, []byte(no.value), suspect{why: no.why, remedy: setSecret}))
+	}
+	if found, ok := s.find(body); ok {
+		return found.text()
+	}
+	if text, ok := byAnotherRule(body, sig, secrets); ok {
+		return text
+	}
+	lines := []string{"It is the wrong secret, or the bytes were changed, and in none of the usual ways."}
+	return strings.Join(append(lines, hints(body)...), "\n")
+}
+
+// text says what is found in one line, why in the next and what to do in the
+// last.
+func (f finding) text() string {
+	subject := "these bytes"
+	if len(f.names) > 0 {
+		subject = f.describe()
+	}
+	var whys, remedies []string
+	for _, cause := range append(slices.Clip(f.causes), f.key.causes...) {
+		if !slices.Contains(whys, cause.why) {
+			whys = append(whys, cause.why)
+		}
+		if !slices.Contains(remedies, cause.remedy) {
+			remedies = append(remedies, cause.remedy)
+		}
+	}
+	return fmt.Sprintf("It is right for %s, made with %s.\n%s\n%s",
+		subject, f.key.name, strings.Join(whys, " "), strings.Join(remedies, " "))
+}

@@ -1,0 +1,56 @@
+package diagnosis
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/sha3"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"slices"
+
+	"github.com/instantapi/caddy-instantapi-verify/signature"
+)
+
+// rules are what signers do in HMAC-SHA256's place.
+var rules = []struct {
+	name string
+	sum  func(secret, body []byte) []byte
+}{
+	{"a SHA-256 of these bytes without any secret", func(_, b []byte) []byte { return hashed(b) }},
+	{"a SHA-256 of the secret followed by these bytes, without HMAC", func(s, b []byte) []byte { return hashed(slices.Concat(s, b)) }},
+	{"a SHA-256 of these bytes followed by the secret, without HMAC", func(s, b []byte) []byte { return hashed(slices.Concat(b, s)) }},
+	{"an HMAC-SHA256 whose key is the body and whose message is the secret", func(s, b []byte) []byte { return sum(sha256.New, b, s) }},
+	{"an HMAC-SHA256 of the body's SHA-256, not of the body", func(s, b []byte) []byte { return sum(sha256.New, s, hashed(b)) }},
+	{"an HMAC-SHA256 of the hex digits of the body's SHA-256, not of the body", func(s, b []byte) []byte {
+		return sum(sha256.New, s, []byte(hex.EncodeToString(hashed(b))))
+	}},
+	{"an HMAC-SHA512/256", func(s, b []byte) []byte { return sum(sha512.New512_256, s, b) }},
+	{"the first half of an HMAC-SHA512", func(s, b []byte) []byte { return sum(sha512.New, s, b)[:sha256.Size] }},
+	{"an HMAC-SHA3-256", func(s, b []byte) []byte { return sum(func() hash.Hash { return sha3.New256() }, s, b) }},
+}
+
+func hashed(b []byte) []byte {
+	digest := sha256.Sum256(b)
+	return digest[:]
+}
+
+func sum(algorithm func() hash.Hash, key, message []byte) []byte {
+	mac := hmac.New(algorithm, key)
+	mac.Write(message)
+	return mac.Sum(nil)
+}
+
+// byAnotherRule says by which other rule a signature was made.
+func byAnotherRule(body []byte, sig signature.Signature, secrets []Secret) (text string, ok bool) {
+	for _, rule := range rules {
+		for _, secret := range secrets {
+			if bytes.Equal(rule.sum([]byte(secret.Value), body), sig[:]) {
+				return fmt.Sprintf("It is %s, with %s.\nLet the signer make an HMAC-SHA256 of the body, keyed with the secret; every language has it in a library.", rule.name, secret.Name), true
+			}
+		}
+	}
+	return "", false
+}
