@@ -53,7 +53,8 @@ type Handler struct {
 	Secrets []string `json:"secrets,omitempty"`
 
 	// The request header that carries the signature: 64 hex digits, with an
-	// optional `sha256=` in front. Default: `X-InstantAPI-Signature`.
+	// optional `sha256=` in front, also with spaces behind it. Default:
+	// `X-InstantAPI-Signature`.
 	SignatureHeader string `json:"signature_header,omitempty"`
 
 	// The largest body in bytes; more is answered with 413. Default: 4194304

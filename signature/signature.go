@@ -28,7 +28,8 @@ var (
 	// once: two readers could disagree about which one counts.
 	ErrRepeated = errors.New("signature header is there more than once")
 
-	// ErrMalformed means that the header does not hold 64 hex digits.
+	// ErrMalformed means that the header does not hold 64 hex digits, alone or
+	// behind "sha256=".
 	ErrMalformed = errors.New("signature is not 64 hex digits")
 
 	// ErrMismatch means that no secret yields this signature for
@@ -45,8 +46,9 @@ type Signature [sha256.Size]byte
 
 // Parse decodes the values of a signature header. There must be
 // exactly one, of 64 hex digits in either case, with an optional "sha256=" in
-// front. The error is one of [ErrMissing], [ErrRepeated] and
-// [ErrMalformed].
+// front, behind which there may be spaces or tabs: some senders write them, and
+// they make no digest pass that would not pass without. The error is one of
+// [ErrMissing], [ErrRepeated] and [ErrMalformed].
 func Parse(values []string) (Signature, error) {
 	var sig Signature
 	if len(values) == 0 {
@@ -55,7 +57,10 @@ func Parse(values []string) (Signature, error) {
 	if len(values) > 1 {
 		return sig, ErrRepeated
 	}
-	digits := strings.TrimPrefix(values[0], "sha256=")
+	digits, prefixed := strings.CutPrefix(values[0], "sha256=")
+	if prefixed {
+		digits = strings.TrimLeft(digits, " \t")
+	}
 	if len(digits) != hex.EncodedLen(len(sig)) {
 		return sig, ErrMalformed
 	}

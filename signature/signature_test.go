@@ -37,12 +37,21 @@ func TestParse(t *testing.T) {
 		{[]string{good}, nil},
 		{[]string{strings.ToUpper(good)}, nil},
 		{[]string{"sha256=" + good}, nil},
+		{[]string{"sha256= " + good}, nil},
+		{[]string{"sha256= \t " + good}, nil},
 		{nil, ErrMissing},
 		{[]string{}, ErrMissing},
 		{[]string{good, good}, ErrRepeated},
 		{[]string{good, ""}, ErrRepeated},
 		{[]string{""}, ErrMalformed},
 		{[]string{"sha256="}, ErrMalformed},
+		{[]string{"sha256= "}, ErrMalformed},
+		{[]string{"sha256 =" + good}, ErrMalformed},
+		{[]string{"sha256= " + good[1:]}, ErrMalformed},
+		{[]string{"sha256= " + good[:32] + " " + good[32:]}, ErrMalformed},
+		{[]string{"sha256=\u00a0" + good}, ErrMalformed},
+		{[]string{"sha256=" + good + " "}, ErrMalformed},
+		{[]string{" " + good}, ErrMalformed}, // net/http takes it away
 		{[]string{"SHA256=" + good}, ErrMalformed},
 		{[]string{"sha1=" + good}, ErrMalformed},
 		{[]string{"sha256=sha256=" + good}, ErrMalformed},
@@ -110,7 +119,7 @@ func TestEveryBitOfTheSignatureCounts(t *testing.T) {
 
 func FuzzParseSignature(f *testing.F) {
 	good := strings.Repeat("0123456789abcdef", 4)
-	for _, seed := range []string{"", good, strings.ToUpper(good), "sha256=" + good, "sha256=", good[1:], good + "0", "\x00", "é"} {
+	for _, seed := range []string{"", good, strings.ToUpper(good), "sha256=" + good, "sha256= " + good, "sha256=", good[1:], good + "0", "\x00", "é"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
@@ -118,7 +127,11 @@ func FuzzParseSignature(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if digits := fmt.Sprintf("%x", sig); digits != strings.ToLower(strings.TrimPrefix(value, "sha256=")) {
+		want, prefixed := strings.CutPrefix(value, "sha256=")
+		if prefixed {
+			want = strings.TrimLeft(want, " \t")
+		}
+		if digits := fmt.Sprintf("%x", sig); digits != strings.ToLower(want) {
 			t.Errorf("%q was read as %s", value, digits)
 		}
 	})
