@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
@@ -25,8 +24,8 @@ type App struct {
 	StoreRaw json.RawMessage `json:"store,omitempty" caddy:"namespace=instantapi_verify.stores inline_key=module"`
 
 	store        store.Module
-	key, options string // the store's
-	handlers     []*Handler
+	key, options string       // the store's
+	rules        []dedupeRule // of the handlers
 	started      bool
 }
 
@@ -78,9 +77,17 @@ func (a *App) checkOptions(open *openLedger) error {
 		open.key, open.options, a.options)
 }
 
-// Start opens the store, or joins the one that the config before has open.
+// Start opens the store, or joins the one that the config before has open. What
+// a person must mend keeps the config from loading; what can pass by itself, or
+// takes long, does not: then the other sites are served, and the handlers'
+// on_store_error decides until the store is open.
 func (a *App) Start() error {
-	if _, err := a.acquire(); err != nil {
+	held, err := a.acquire()
+	if err != nil {
+		return err
+	}
+	if err := held.AwaitOpen(); err != nil {
+		a.release()
 		return err
 	}
 	a.started = true
@@ -101,7 +108,8 @@ func (a *App) Cleanup() error {
 	runningApps.Lock()
 	runningApps.apps = slices.DeleteFunc(runningApps.apps, func(other *App) bool { return other == a })
 	runningApps.Unlock()
-	return a.release()
+	a.release()
+	return nil
 }
 
 // runningApps are the apps that hold a store open: one, and two while a config
@@ -139,38 +147,50 @@ type openLedger struct {
 	options string
 }
 
-// acquire returns the ledger and holds it open until release is called. The app
-// holds it while its config is in force, and each request while it is served: a
-// reload does not wait for requests, and the last one may well be served after
-// the config has gone, or begin before Start, because Caddy starts the apps of a
+// acquire returns the ledger and holds it until release is called. The app holds
+// it while its config is in force, and each request while it is served: a reload
+// does not wait for requests, and the last one may well be served after the
+// config has gone, or begin before Start, because Caddy starts the apps of a
 // config in any order.
 func (a *App) acquire() (*ledger.Ledger, error) {
-	key := a.key
-	value, _, err := openLedgers.LoadOrNew(key, func() (caddy.Destructor, error) {
-		if err := lockStorage(key); err != nil {
-			return nil, err
-		}
-		opened, err := a.store.Open(context.Background())
-		if err != nil {
-			unlockStorage(key)
-			return nil, err
-		}
-		return &openLedger{ledger.New(opened, storeLog, ledgerMetrics), key, a.options}, nil
+	value, _, err := openLedgers.LoadOrNew(a.key, func() (caddy.Destructor, error) {
+		return openLedgerOf(a.store, a.key, a.options), nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	open := value.(*openLedger)
 	if err := a.checkOptions(open); err != nil {
-		_ = a.release()
+		a.release()
 		return nil, err
 	}
 	return open.Ledger, nil
 }
 
-func (a *App) release() error {
-	_, err := openLedgers.Delete(a.key)
-	return err
+func openLedgerOf(module store.Module, key, options string) *openLedger {
+	locked := false // called one after the other
+	open := func(ctx context.Context) (store.Store, error) {
+		if !locked {
+			if err := lockStorage(ctx, key); err != nil {
+				return nil, err
+			}
+			locked = true
+		}
+		return module.Open(ctx)
+	}
+	released := func() {
+		if locked {
+			unlockStorage(key)
+		}
+	}
+	return &openLedger{ledger.Open(open, released, storeLog, ledgerMetrics), key, options}
+}
+
+// release gives back what acquire returned.
+func (a *App) release() {
+	if _, err := openLedgers.Delete(a.key); err != nil {
+		storeLog().Error(err.Error())
+	}
 }
 
 // Destruct closes the store when nobody holds it any more. The last holder may
@@ -178,40 +198,32 @@ func (a *App) release() error {
 // for the closing, except where the process would end before it.
 func (o *openLedger) Destruct() error {
 	if caddy.Exiting() {
-		return o.closeAndMark()
+		return o.Close()
 	}
 	go func() {
-		if err := o.closeAndMark(); err != nil {
+		if err := o.Close(); err != nil {
 			storeLog().Error(err.Error())
 		}
 	}()
 	return nil
 }
 
-func (o *openLedger) closeAndMark() error {
-	defer unlockStorage(o.key)
-	return o.Close()
-}
-
 // storeLog returns the log of the config that is in force: an open store
 // outlives the one that opened it.
 func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
-
-// closeTimeout is how long a config load waits for the same store to be closed.
-const closeTimeout = 30 * time.Second
 
 // storages has one lock for each storage, held while it is open or being closed.
 // A value leaves the pool before it is closed: without this, the next user of
 // the same storage would find it locked by its own process.
 var storages sync.Map // key → chan struct{} of capacity 1
 
-func lockStorage(key string) error {
+func lockStorage(ctx context.Context, key string) error {
 	lock, _ := storages.LoadOrStore(key, make(chan struct{}, 1))
 	select {
 	case lock.(chan struct{}) <- struct{}{}:
 		return nil
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("store %s is still being closed by this process; try again", key)
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

@@ -14,6 +14,12 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
+// dedupeRule says how a handler tells one event from another.
+type dedupeRule struct {
+	scope  string   // empty: the request's host and path
+	fields []string // of the body
+}
+
 // identify reads the event's fields and the identity they give it. It depends on
 // nothing that the signature does not cover, but for the scope.
 func (x *exchange) identify() error {

@@ -64,3 +64,25 @@ func TestFullDiskUnderARealServer(t *testing.T) {
 	do(t, signed(s.url("/"), taskEvent("new0"))).wantForwarded(t)
 	do(t, signed(s.url("/"), taskEvent("new0"))).wantJSON(t, 200, bodyDuplicate)
 }
+
+// A disk that is full when Caddy starts keeps no other site down.
+func TestFullDiskAtTheStart(t *testing.T) {
+	disk := mount(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+	ballast := filepath.Join(disk, "ballast")
+	if err := os.WriteFile(ballast, make([]byte, 40<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := newAccountant(t, 0)
+	s := newProcessSite(t, filepath.Join(disk, "store"))
+	other := fixedAddr(t)
+	startCaddy(t, s, s.caddyfile(a.routes())+"http://"+other+" {\nrespond bare\n}\n")
+	if got := do(t, signed("http://"+other, nil)); got.status != 200 || got.body != "bare" {
+		t.Errorf("another site answers %d %s", got.status, got.body)
+	}
+	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 503, bodyNoStore)
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "events are taken", func() bool { return do(t, signed(s.url("/"), taskEvent("1"))).status == 200 })
+	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+}

@@ -319,6 +319,7 @@ type faultyStore struct {
 	records map[store.Identity]store.Record
 	lookup  func(store.Identity) error // called first; may be nil
 	record  func(store.Identity) error // likewise
+	open    func(context.Context) error
 }
 
 func (s *faultyStore) Lookup(_ context.Context, id store.Identity) (store.Record, bool, error) {
@@ -390,12 +391,21 @@ func (faultyModule) CaddyModule() caddy.ModuleInfo {
 func (m *faultyModule) Key() string     { return "faulty:" + m.Name }
 func (m *faultyModule) Options() string { return "" }
 
-func (m *faultyModule) Open(context.Context) (store.Store, error) {
-	faulty, ok := faultyStores.Load(m.Name)
+func (m *faultyModule) Open(ctx context.Context) (store.Store, error) {
+	value, ok := faultyStores.Load(m.Name)
 	if !ok {
 		return nil, fmt.Errorf("no store %s", m.Name)
 	}
-	return faulty.(*faultyStore), nil
+	faulty := value.(*faultyStore)
+	faulty.mu.Lock()
+	open := faulty.open
+	faulty.mu.Unlock()
+	if open != nil {
+		if err := open(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return faulty, nil
 }
 
 func init() { caddy.RegisterModule(faultyModule{}) }
@@ -410,8 +420,17 @@ func runFaulty(t *testing.T, routes string) (*site, *faultyStore) {
 // loadFaulty is load, but for the store, which becomes a faultyStore.
 func (s *site) loadFaulty(caddyfile string) *faultyStore {
 	s.t.Helper()
-	store := new(faultyStore)
-	faultyStores.Store(s.t.Name(), store)
+	faulty := new(faultyStore)
+	if err := s.loadWith(faulty, caddyfile); err != nil {
+		s.t.Fatal(err)
+	}
+	return faulty
+}
+
+// loadWith is load, with this store.
+func (s *site) loadWith(faulty *faultyStore, caddyfile string) error {
+	s.t.Helper()
+	faultyStores.Store(s.t.Name(), faulty)
 	config, err := adapt(caddyfile)
 	if err != nil {
 		s.t.Fatal(err)
@@ -427,10 +446,7 @@ func (s *site) loadFaulty(caddyfile string) *faultyStore {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := caddy.Load(config, true); err != nil {
-		s.t.Fatal(err)
-	}
-	return store
+	return caddy.Load(config, true)
 }
 
 // certificate writes a certificate for 127.0.0.1 and its key, and returns the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
@@ -55,6 +56,7 @@ var (
 
 // ledgerMetrics are the ledger's.
 var ledgerMetrics = ledger.Metrics{
+	OpenErrors:    storeErrorsOpen,
 	LookupErrors:  storeErrorsLookup,
 	RecordErrors:  storeErrorsRecord,
 	ForgetErrors:  storeErrorsForget,
@@ -86,6 +88,10 @@ func countersOfSecrets(secrets int) []prometheus.Counter {
 	return counters
 }
 
+// statisticsTimeout is how long a person or a dashboard waits for the store's
+// figures.
+const statisticsTimeout = 5 * time.Second
+
 // storeCollector reads the store's figures when somebody scrapes. They are those
 // of the config in force, which has one store at most.
 type storeCollector struct{}
@@ -93,6 +99,7 @@ type storeCollector struct{}
 var (
 	inFlightDesc     = newDesc("events_in_flight", "Events that are being delivered.")
 	unrecordedDesc   = newDesc("events_unrecorded", "Deliveries that only the memory knows, because the store fails.")
+	storeOpenDesc    = newDesc("store_open", "1 if the store is open, 0 while it can't be opened: on_store_error decides.")
 	rememberedDesc   = newDesc("events_remembered", "Events in the store. One that has expired or was forgotten may count for as long as it takes up space.")
 	storeBytesDesc   = newDesc("store_bytes", "What the store takes up on disk.")
 	freeBytesDesc    = newDesc("store_free_bytes", "Free space where the store is.")
@@ -106,7 +113,7 @@ func newDesc(name, help string) *prometheus.Desc {
 // Describe implements prometheus.Collector.
 func (storeCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		inFlightDesc, unrecordedDesc, rememberedDesc, storeBytesDesc, freeBytesDesc, minFreeBytesDesc,
+		inFlightDesc, unrecordedDesc, storeOpenDesc, rememberedDesc, storeBytesDesc, freeBytesDesc, minFreeBytesDesc,
 	} {
 		descs <- desc
 	}
@@ -118,18 +125,22 @@ func (storeCollector) Collect(metrics chan<- prometheus.Metric) {
 	if app == nil {
 		return
 	}
-	defer app.release() //nolint:errcheck // the store logs why it can't close
+	defer app.release()
 	gauge := func(desc *prometheus.Desc, value int64) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value))
 	}
 	inFlight, unrecorded := events.Load()
 	gauge(inFlightDesc, int64(inFlight))
 	gauge(unrecordedDesc, int64(unrecorded))
-	reader, ok := events.Store().(store.StatisticsReader)
+	opened, err := events.Store()
+	gauge(storeOpenDesc, map[bool]int64{true: 1}[err == nil])
+	reader, ok := opened.(store.StatisticsReader)
 	if !ok {
 		return
 	}
-	stats, err := reader.Statistics(context.Background())
+	ctx, cancel := context.WithTimeout(context.Background(), statisticsTimeout)
+	defer cancel()
+	stats, err := reader.Statistics(ctx)
 	if err != nil {
 		return // an invalid metric would fail the whole scrape, Caddy's metrics too
 	}

@@ -160,7 +160,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app.(*App)
-	h.app.handlers = append(h.app.handlers, h)
+	h.app.rules = append(h.app.rules, dedupeRule{h.Scope, h.DedupeBy})
 	return nil
 }
 
@@ -287,10 +287,9 @@ func (x *exchange) serve() (*answer, error) {
 	// Claim the event: from here on nobody else delivers it.
 	ledger, err := x.handler.app.acquire()
 	if err != nil {
-		storeErrorsOpen.Inc()
 		return x.withoutStore(err)
 	}
-	defer x.handler.app.release() //nolint:errcheck // the store logs why it can't close
+	defer x.handler.app.release()
 	before, err := x.claimEvent(ledger)
 	switch {
 	case before != nil:

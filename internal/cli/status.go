@@ -18,6 +18,8 @@ import (
 type statusReport struct {
 	Store            string       `json:"store"`
 	Options          string       `json:"options,omitempty"`
+	NotOpen          string       `json:"not_open,omitempty"`      // why the store is not open
+	FiguresError     string       `json:"figures_error,omitempty"` // why there are no figures
 	EventsRemembered *int64       `json:"events_remembered,omitempty"`
 	EventsInFlight   int          `json:"events_in_flight"`
 	EventsUnrecorded int          `json:"events_unrecorded"`
@@ -58,6 +60,12 @@ func (report statusReport) print(out io.Writer) error {
 	row := func(name, value string) { fmt.Fprintf(table, "%s:\t%s\n", name, value) }
 	row("store", report.Store)
 	row("options", report.Options)
+	if report.NotOpen != "" {
+		row("not open", report.NotOpen)
+	}
+	if report.FiguresError != "" {
+		row("no figures", report.FiguresError)
+	}
 	if report.EventsRemembered != nil {
 		row("events", humanize.Comma(*report.EventsRemembered)+" remembered")
 		row("size", humanize.IBytes(uint64(report.Bytes)))

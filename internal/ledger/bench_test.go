@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/instantapi/caddy-instantapi-verify/store"
-	"go.uber.org/zap"
 )
 
 // BenchmarkClaim measures the ledger alone, with a store that costs next to
@@ -48,7 +47,7 @@ func (fixedStore) Close() error { return nil }
 // claimConcurrently claims b.N events from so many callers at once. Who waited
 // for a delivery has its outcome, and so claims nothing.
 func claimConcurrently(b *testing.B, callers int, event func() store.Identity, known bool) {
-	l := New(fixedStore{known}, zap.NewNop, testMetrics)
+	l := newTestLedger(fixedStore{known})
 	var next, claimed atomic.Int64
 	var wg sync.WaitGroup
 	b.ReportAllocs()

@@ -54,14 +54,10 @@ func (c *Claim) Delivered(rec store.Record) error {
 		}
 	}()
 	start := time.Now()
-	err := c.ledger.store.Record(context.Background(), c.id, rec)
+	err := c.ledger.record(c.id, rec)
 	c.ledger.metrics.RecordSeconds.Observe(time.Since(start).Seconds())
-	if err != nil {
-		c.ledger.failed(c.ledger.metrics.RecordErrors, err)
-		return err
-	}
-	recorded = true
-	return nil
+	recorded = err == nil
+	return err
 }
 
 // Release ends the claim without a delivery: the next attempt is forwarded.

@@ -51,7 +51,11 @@ func (l *Ledger) Forget(ctx context.Context, id store.Identity) (*store.Record, 
 	}
 	l.recording.Lock()
 	defer l.recording.Unlock()
-	if err := l.store.Forget(ctx, id); err != nil {
+	opened, err := l.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := opened.Forget(ctx, id); err != nil {
 		l.failed(l.metrics.ForgetErrors, err)
 		return nil, err
 	}

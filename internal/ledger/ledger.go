@@ -30,8 +30,9 @@ var errNotRecording = errors.New("store does not record deliveries at present, s
 // It is shared by all handlers on one store, also those of an older and a newer
 // config while one takes over from the other.
 type Ledger struct {
-	store   store.Store
-	log     func() *zap.Logger // not a logger: a ledger outlives configs
+	opening opening
+	opened  atomic.Pointer[store.Store] // nil until the store is open
+	log     func() *zap.Logger          // not a logger: a ledger outlives configs
 	metrics Metrics
 
 	lastError atomic.Pointer[Failure] // nil: none so far
@@ -45,22 +46,28 @@ type Ledger struct {
 	retries    sync.WaitGroup
 }
 
-// New returns a ledger over an open store, which it closes with itself.
-func New(s store.Store, log func() *zap.Logger, metrics Metrics) *Ledger {
-	return &Ledger{
-		store:      s,
+// Open returns a ledger over the store that open opens. It does not wait for
+// that, see [Ledger.AwaitOpen]: open is called in the background, and again as
+// long as it fails. After [Ledger.Close], released is called when nothing uses
+// the storage any more. Log is asked for a logger for each line, because a ledger
+// outlives the configuration that opened it.
+func Open(open func(context.Context) (store.Store, error), released func(), log func() *zap.Logger, metrics Metrics) *Ledger {
+	l := &Ledger{
+		opening:    opening{open: open, released: released, ended: make(chan struct{}), settled: make(chan struct{}), err: ErrOpening},
 		log:        log,
 		metrics:    metrics,
 		inFlight:   make(map[store.Identity]*Claim),
 		unrecorded: make(map[store.Identity]store.Record),
 		closed:     make(chan struct{}),
 	}
+	l.begin()
+	return l
 }
 
 // Metrics is what a ledger counts and measures.
 type Metrics struct {
-	LookupErrors, RecordErrors, ForgetErrors prometheus.Counter
-	LookupSeconds, RecordSeconds             prometheus.Observer
+	OpenErrors, LookupErrors, RecordErrors, ForgetErrors prometheus.Counter
+	LookupSeconds, RecordSeconds                         prometheus.Observer
 }
 
 // Earlier is a delivery that was there before.
@@ -126,13 +133,30 @@ func (l *Ledger) lookup(ctx context.Context, id store.Identity) (store.Record, b
 	if found {
 		return rec, true, nil
 	}
-	rec, found, err := l.store.Lookup(ctx, id)
+	opened, err := l.ready(ctx)
+	if err != nil {
+		return rec, false, err // counted when it was tried
+	}
+	rec, found, err = opened.Lookup(ctx, id)
 	if err != nil {
 		l.failed(l.metrics.LookupErrors, err)
 	} else if !found && notRecording {
 		err = errNotRecording
 	}
 	return rec, found, err
+}
+
+// record does not end with a request: what a backend has accepted is recorded
+// whether or not its sender still waits.
+func (l *Ledger) record(id store.Identity, rec store.Record) error {
+	opened, err := l.Store()
+	if err == nil {
+		err = opened.Record(context.Background(), id, rec)
+	}
+	if err != nil {
+		l.failed(l.metrics.RecordErrors, err)
+	}
+	return err
 }
 
 // Failure is an error of the store, for people to read.
@@ -150,9 +174,6 @@ func (l *Ledger) failed(counter prometheus.Counter, err error) {
 // be over.
 func (l *Ledger) LastFailure() *Failure { return l.lastError.Load() }
 
-// Store returns the store, for its figures.
-func (l *Ledger) Store() store.Store { return l.store }
-
 // Load returns how many events are being delivered, and how many deliveries the
 // store still refuses to record.
 func (l *Ledger) Load() (inFlight, unrecorded int) {
@@ -161,7 +182,7 @@ func (l *Ledger) Load() (inFlight, unrecorded int) {
 	return len(l.inFlight), len(l.unrecorded)
 }
 
-// Close ends the ledger and its store. Nobody may hold a claim any more.
+// Close ends the ledger and closes its store. Nobody may hold a claim any more.
 func (l *Ledger) Close() error {
 	l.mu.Lock()
 	close(l.closed)
@@ -175,5 +196,5 @@ func (l *Ledger) Close() error {
 		l.log().Error("closing a store that still refuses to record deliveries: these events are forwarded again when they are sent again",
 			zap.Int("events", lost))
 	}
-	return l.store.Close()
+	return l.closeStore()
 }

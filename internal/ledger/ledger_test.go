@@ -16,7 +16,13 @@ import (
 	"go.uber.org/zap"
 )
 
-func newTestLedger(s store.Store) *Ledger { return New(s, zap.NewNop, testMetrics) }
+func newTestLedger(s store.Store) *Ledger {
+	l := Open(func(context.Context) (store.Store, error) { return s, nil }, func() {}, zap.NewNop, testMetrics)
+	if err := l.AwaitOpen(); err != nil {
+		panic(err)
+	}
+	return l
+}
 
 // A random walk over everything that can happen to a claim, checked against a
 // model: who holds an event, and whether somebody has been told that it was
@@ -183,6 +189,7 @@ func randomWalk(t *testing.T, seed uint64) int {
 }
 
 var testMetrics = Metrics{
+	OpenErrors:   prometheus.NewCounter(prometheus.CounterOpts{}),
 	LookupErrors: prometheus.NewCounter(prometheus.CounterOpts{}), RecordErrors: prometheus.NewCounter(prometheus.CounterOpts{}),
 	ForgetErrors:  prometheus.NewCounter(prometheus.CounterOpts{}),
 	LookupSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{}), RecordSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{}),

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"context"
 	"time"
 
 	"github.com/instantapi/caddy-instantapi-verify/store"
@@ -93,8 +92,7 @@ func (l *Ledger) recordOne(id store.Identity, rec store.Record) error {
 	if !still {
 		return nil
 	}
-	if err := l.store.Record(context.Background(), id, rec); err != nil {
-		l.failed(l.metrics.RecordErrors, err)
+	if err := l.record(id, rec); err != nil {
 		return err
 	}
 	l.mu.Lock()
