@@ -86,13 +86,39 @@ func syncDirectory(path string) error {
 	return dir.Sync()
 }
 
+// lockFile is Badger's. On Windows it is the lock; elsewhere it holds the number of
+// the process that has locked the directory.
+const lockFile = "LOCK"
+
 var errInUse = errors.New("another process has it open; this is usually another Caddy, in which case use 'caddy reload' to change its config, or give this one another path")
+
+// lockError says why the directory can't be locked although nobody has locked it.
+type lockError struct {
+	err    error
+	remedy string
+}
+
+func (e lockError) Error() string {
+	return fmt.Sprintf("it can't be locked: %v; %s", e.err, e.remedy)
+}
+
+func (e lockError) Unwrap() error { return e.err }
+
+// explainBadgerLock explains why Badger could not lock the directory, shortly after
+// checkLock could. Badger says of each error that another process is the cause.
+func explainBadgerLock(path string, err error) error {
+	if again := checkLock(path); again != nil {
+		return again
+	}
+	_, cause, _ := strings.Cut(err.Error(), "err: ")
+	return lockError{errors.New(cause), "try again"}
+}
 
 // explainOpen adds the remedy to an error from Badger. Badger has no error
 // values for these, so its words decide.
-func explainOpen(err error) error {
+func explainOpen(path string, err error) error {
 	if strings.Contains(err.Error(), "Another process is using this Badger database") {
-		return errInUse
+		return explainBadgerLock(path, err)
 	}
 	denied := errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "permission denied") // Badger does not always wrap
 	if denied || strings.Contains(err.Error(), "read-only file system") {

@@ -103,8 +103,8 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
-	if inUse(path) { // before anything is read that its owner may be writing
-		return nil, errInUse
+	if err := checkLock(path); err != nil { // before anything is read that its owner may be writing
+		return nil, err
 	}
 	s := &database{path: path, closing: make(chan struct{})}
 	s.space = spaceGuard{path: path, min: minFree, free: free}
@@ -121,11 +121,11 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	logger := new(logger)
 	db, err := openManaged(badgerOptions(path, sync, logger))
 	if err != nil {
-		return nil, explainOpen(err) // db may be half made, and is not to be closed
+		return nil, explainOpen(path, err) // db may be half made, and is not to be closed
 	}
 	if err := logger.complaint(); err != nil {
 		_ = db.Close()
-		return nil, explainOpen(err)
+		return nil, explainOpen(path, err)
 	}
 	logger.opened.Store(true)
 	s.db = db

@@ -2,6 +2,8 @@ package badger
 
 import (
 	"fmt"
+	"math"
+	"math/bits"
 	"sync/atomic"
 	"time"
 
@@ -59,4 +61,18 @@ func (g *spaceGuard) checkNowAndThen() error {
 		return g.check()
 	}
 	return *g.lastErr.Load()
+}
+
+// blockBytes returns how many bytes so many blocks are. Below zero there is no
+// space: FreeBSD counts down from what is reserved for root. Linux passes such a
+// number on without its sign; df takes the top bit for the sign, too.
+func blockBytes(blocks int64, size uint64) uint64 {
+	if blocks <= 0 {
+		return 0
+	}
+	high, low := bits.Mul64(uint64(blocks), size)
+	if high > 0 {
+		return math.MaxUint64
+	}
+	return low
 }

@@ -2,6 +2,7 @@ package badger
 
 import (
 	"errors"
+	"math"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -72,5 +73,25 @@ func TestUnreadableFreeSpaceRefusesNewEvents(t *testing.T) {
 	}
 	if err := s.Record(ctx, randomID(), store.Record{}); !errors.Is(err, gone) {
 		t.Errorf("recording: got %v", err)
+	}
+}
+
+// The free space is what statvfs(3) says it is.
+func TestFreeSpaceIsCountedInFragments(t *testing.T) {
+	for _, test := range []struct {
+		blocks int64
+		size   uint64
+		want   uint64
+	}{
+		{0, 4096, 0},
+		{3, 4096, 12288},
+		{-1, 4096, 0},
+		{math.MinInt64, 1, 0},
+		{1 << 40, 1 << 20, 1 << 60},
+		{math.MaxInt64, 4096, math.MaxUint64},
+	} {
+		if got := blockBytes(test.blocks, test.size); got != test.want {
+			t.Errorf("%d blocks of %d bytes are %d bytes, want %d", test.blocks, test.size, got, test.want)
+		}
 	}
 }

@@ -1,8 +1,9 @@
 package badger
 
 import (
+	"errors"
+	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/windows"
@@ -20,13 +21,28 @@ func freeSpace(path string) (uint64, error) {
 	return free, err
 }
 
-// allocated returns the size of a file in bytes: what of it is on the disk is not
-// told.
+// allocated returns the size of a file in bytes: how much of it is on the disk
+// is not told.
 func allocated(info fs.FileInfo) int64 { return info.Size() }
 
-// inUse reports whether a process has the database in path open: its lock is a
-// file that Windows removes with the process.
-func inUse(path string) bool {
-	_, err := os.Stat(filepath.Join(path, "LOCK"))
-	return err == nil
+// checkLock returns an error if the database in path can't be locked, errInUse if
+// that is because a process has it open. Badger's lock is a file that only one
+// process can open and that Windows removes when it is closed; a power cut leaves
+// it behind, closed.
+func checkLock(path string) error {
+	name, err := windows.UTF16PtrFromString(filepath.Join(path, lockFile))
+	if err != nil {
+		return err
+	}
+	const shared = 0 // with nobody
+	lock, err := windows.CreateFile(name, windows.GENERIC_READ, shared, nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	switch {
+	case err == nil:
+		return windows.CloseHandle(lock)
+	case errors.Is(err, windows.ERROR_FILE_NOT_FOUND), errors.Is(err, windows.ERROR_PATH_NOT_FOUND):
+		return nil
+	case errors.Is(err, windows.ERROR_SHARING_VIOLATION):
+		return errInUse
+	}
+	return fmt.Errorf("it can't be locked: opening %s: %w; if no Caddy runs with it, remove that file", lockFile, err)
 }

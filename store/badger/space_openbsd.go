@@ -1,0 +1,14 @@
+package badger
+
+import "golang.org/x/sys/unix"
+
+// freeSpace returns how many bytes the current user can still write to the file
+// system that path is on. F_bsize is the size of a fragment, which blocks are
+// counted in.
+func freeSpace(path string) (uint64, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(path, &stat); err != nil {
+		return 0, err
+	}
+	return blockBytes(stat.F_bavail, uint64(stat.F_bsize)), nil
+}
