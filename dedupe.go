@@ -24,7 +24,8 @@ type dedupeRule struct {
 // nothing that the signature does not cover, but for the scope.
 func (x *exchange) identify() error {
 	body, scope := x.body.Bytes(), x.handler.scopeOf(x.request)
-	values := make([]jsontext.Value, len(x.handler.fields))
+	var room [8]jsontext.Value // on the stack, unless there are more fields than that
+	values := append(room[:0], make([]jsontext.Value, len(x.handler.fields))...)
 	err := scan.Members(body, x.handler.fields, values)
 	if err != nil && !isEncoded(x.request) {
 		return err
@@ -67,9 +68,11 @@ func (h *Handler) scopeOf(r *http.Request) string {
 // defaultScope returns host and path in one spelling. Caddy's matchers take the
 // others for the same, so a replay must not get a scope of its own by them.
 func defaultScope(hostport, path string) string {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil { // there is no port
-		host = strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+	host := strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
+	if strings.Contains(hostport, ":") { // without one there is no port, and the error would be made for nothing
+		if name, _, err := net.SplitHostPort(hostport); err == nil {
+			host = name
+		}
 	}
 	path = caddyhttp.CleanPath(path, true)
 	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
