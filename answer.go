@@ -49,6 +49,8 @@ var (
 		"store fails: event refused", zap.ErrorLevel}
 	answerNoBackend = &answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
 		"event was not accepted", zap.ErrorLevel}
+	answerNoAnswer = &answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No answer"}`,
+		"event was not accepted; it is forwarded again when it is sent again", zap.WarnLevel}
 )
 
 // badSignatures are the answers to requests that are not authentic: the same to

@@ -49,6 +49,7 @@ func parseGlobal(d *caddyfile.Dispenser, before any) (any, error) {
 //		in_flight_wait               <duration>
 //		forward_timeout              <duration>
 //		on_store_error               reject|forward
+//		idempotency_header           <name>|off
 //		verify_only
 //	}
 //
@@ -74,7 +75,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (h *Handler) options() []options.Option {
 	return []options.Option{
 		{Name: "secret", Arguments: options.OneOrMore, Repeatable: true, Set: h.addSecrets},
-		{Name: "signature_header", Set: options.Text(&h.SignatureHeader)},
+		{Name: "signature_header", Set: h.setSignatureHeader},
 		{Name: "max_body_size", Set: options.Size(&h.MaxBodySize)},
 		{Name: "answer_verification_requests", Arguments: options.None, Set: options.Flag(&h.AnswerVerificationRequests)},
 		{Name: "scope", Set: options.Text(&h.Scope)},
@@ -83,6 +84,7 @@ func (h *Handler) options() []options.Option {
 		{Name: "in_flight_wait", Set: h.setInFlightWait},
 		{Name: "forward_timeout", Set: h.setForwardTimeout},
 		{Name: "on_store_error", Set: h.setOnStoreError},
+		{Name: "idempotency_header", Set: h.setIdempotencyHeader},
 		{Name: "verify_only", Arguments: options.None, Set: options.Flag(&h.VerifyOnly)},
 	}
 }
@@ -90,6 +92,16 @@ func (h *Handler) options() []options.Option {
 func (h *Handler) addSecrets(args []string) error {
 	h.Secrets = append(h.Secrets, args...)
 	return nil
+}
+
+func (h *Handler) setSignatureHeader(args []string) error {
+	h.SignatureHeader = args[0]
+	return checkHeaderName(args[0])
+}
+
+func (h *Handler) setIdempotencyHeader(args []string) error {
+	h.IdempotencyHeader = args[0]
+	return checkIdempotencyHeader(args[0])
 }
 
 func (h *Handler) setDedupeBy(args []string) error {

@@ -28,10 +28,11 @@ func TestCaddyfileOfHandler(t *testing.T) {
 			in_flight_wait 0s
 			forward_timeout 1m
 			on_store_error forward
+			idempotency_header off
 			verify_only
 		}`, `{"secrets":["s"],"signature_header":"X-Sig","max_body_size":1048576,"answer_verification_requests":true,
 			"scope":"{http.request.host}","dedupe_by":["task_id","status"],"retention":2592000000000000,"in_flight_wait":0,
-			"forward_timeout":60000000000,"on_store_error":"forward","verify_only":true}`},
+			"forward_timeout":60000000000,"on_store_error":"forward","idempotency_header":"off","verify_only":true}`},
 		{"forever", "instantapi_verify s {\nretention forever\n}", `{"secrets":["s"],"retention":"forever"}`},
 	}
 	for _, test := range tests {
@@ -89,7 +90,7 @@ func TestCaddyfileOfApp(t *testing.T) {
 // what is wrong.
 func TestCaddyfileErrors(t *testing.T) {
 	tests := []struct{ line, want string }{
-		{"nonsense", "unknown option nonsense; the options are secret, signature_header, max_body_size, answer_verification_requests, scope, dedupe_by, retention, in_flight_wait, forward_timeout, on_store_error, verify_only"},
+		{"nonsense", "unknown option nonsense; the options are secret, signature_header, max_body_size, answer_verification_requests, scope, dedupe_by, retention, in_flight_wait, forward_timeout, on_store_error, idempotency_header, verify_only"},
 		{"nonsense a b", "unknown option nonsense"},
 		{"path /x", "unknown option path"},
 		{"secret", "secret needs an argument"},
@@ -247,6 +248,8 @@ func TestDefaults(t *testing.T) {
 		InFlightWait:    h.InFlightWait,
 		ForwardTimeout:  caddy.Duration(2 * time.Minute),
 		OnStoreError:    "reject",
+
+		IdempotencyHeader: "Idempotency-Key",
 	}
 	if fmt.Sprint(*h) != fmt.Sprint(want) || *h.InFlightWait != caddy.Duration(5*time.Second) {
 		t.Errorf("got %v, want %v", *h, want)
@@ -269,7 +272,7 @@ func FuzzCaddyfile(f *testing.F) {
 		}
 		// What the parser lets through, the handler takes.
 		h.setDefaults()
-		if err := h.Validate(); err != nil && !strings.HasPrefix(err.Error(), "signature_header") {
+		if err := h.Validate(); err != nil && !strings.Contains(err.Error(), "give another header") {
 			t.Errorf("%q: %v", in, err)
 		}
 		var again Handler

@@ -1,7 +1,6 @@
 package instantapi
 
 import (
-	"context"
 	"net/http"
 	"time"
 
@@ -19,17 +18,21 @@ type exchange struct {
 	writer  http.ResponseWriter
 	request *http.Request
 	next    caddyhttp.Handler
+	inFront *exchange // of a guard that forwards the same request; nil: there is none
 	event
 
 	body     *body.Body // nil until it has been read
 	bodyHash uint64     // tells a changed repeat from a true one
 	id       store.Identity
 	claim    *ledger.Claim // nil: nothing is recorded
+
+	unprotected bool // the store can't say whether the event was delivered before
 }
 
 func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *exchange {
 	x := &exchange{handler: h, writer: w, request: r, next: next}
-	x.event.publish(r)
+	x.inFront, _ = r.Context().Value(guardCtxKey{}).(*exchange)
+	x.publish(r)
 	return x
 }
 
@@ -59,20 +62,12 @@ func (x *exchange) claimEvent(events *ledger.Ledger) (before *ledger.Earlier, er
 	return before, err
 }
 
-// claimedCtxKey is where a request has the identity that a guard holds the claim
-// on, so that a second guard behind it does not wait for the first.
-type claimedCtxKey struct{}
+// guardCtxKey is where a request has the exchange of the guard that forwards it,
+// for a second guard behind that one.
+type guardCtxKey struct{}
 
 // isClaimed reports whether a guard in front of this one holds the claim on the
-// event.
+// event, so that this one must not wait for its end.
 func (x *exchange) isClaimed() bool {
-	return x.request.Context().Value(claimedCtxKey{}) == x.id
-}
-
-// withClaim returns ctx for the handlers behind a guard that holds the claim.
-func (x *exchange) withClaim(ctx context.Context) context.Context {
-	if x.claim == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, claimedCtxKey{}, x.id)
+	return x.inFront != nil && x.inFront.claim != nil && x.inFront.id == x.id
 }

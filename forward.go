@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -23,7 +24,9 @@ func (x *exchange) forward() (*answer, error) {
 	timeout := time.Duration(x.handler.ForwardTimeout)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.request.Context()), timeout)
 	defer cancel()
-	ctx = x.withClaim(ctx)
+	if x.claim != nil || x.unprotected {
+		ctx = context.WithValue(ctx, guardCtxKey{}, x)
+	}
 
 	x.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
 	dw := &deliveryWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: x.writer}, exchange: x}
@@ -39,7 +42,7 @@ func (x *exchange) forward() (*answer, error) {
 
 	err := x.next.ServeHTTP(dw, x.request.WithContext(ctx))
 	if err == nil && dw.status == 0 {
-		return x.endUnanswered(dw)
+		return dw.answerInstead()
 	}
 	if !dw.accepted() {
 		x.outcome = outcomeUpstreamFailed
@@ -52,33 +55,15 @@ func (x *exchange) forward() (*answer, error) {
 // withoutStore is for a new event that the store can't say anything about. It
 // has a claim if only the lookup failed.
 func (x *exchange) withoutStore(cause error) (*answer, error) {
+	x.markUnprotected()
 	if x.handler.OnStoreError == onStoreErrorForward {
 		x.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", cause)
-		x.request.Header.Set(headerDeduplicated, "false")
 		return x.forward()
 	}
 	if x.claim != nil {
 		x.claim.Release()
 	}
 	return answerStore, cause
-}
-
-// isUnhandled reports whether the request went past all handlers.
-func isUnhandled(r *http.Request) bool {
-	unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool)
-	return unhandled
-}
-
-// endUnanswered is for a delivery that no handler wrote an answer to.
-func (x *exchange) endUnanswered(dw *deliveryWriter) (*answer, error) {
-	if isUnhandled(x.request) {
-		// Caddy would answer 200, and the sender would take the event for
-		// delivered, though nobody has got it.
-		return answerNoBackend,
-			errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?")
-	}
-	dw.WriteHeader(http.StatusOK) // as net/http does
-	return nil, nil
 }
 
 // record remembers that the backend accepted the event.
@@ -110,20 +95,26 @@ func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
 	return rec
 }
 
-// deliveryWriter passes an answer on as it comes, but tells of a success before
-// it lets it out.
+// deliveryWriter records a delivery before it lets the answer of 2xx out.
 type deliveryWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	exchange *exchange
-	status   int // 0 until there is a final one
+	status   int  // 0 until there is a final one
+	switched bool // a 101 was written, which is not let out
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
 
+// errSwitched is for a handler that goes on after a 101.
+var errSwitched = errors.New("a webhook's connection is not switched to another protocol")
+
 // WriteHeader implements http.ResponseWriter.
 func (w *deliveryWriter) WriteHeader(status int) {
-	final := status >= 200 || status == http.StatusSwitchingProtocols
-	if final && w.status == 0 {
+	if status == http.StatusSwitchingProtocols {
+		w.switched = true
+		return
+	}
+	if status >= 200 && w.status == 0 {
 		w.status = status
 		if w.accepted() && isUnhandled(w.exchange.request) {
 			// "templates" and others make an answer of what nobody answered.
@@ -138,37 +129,83 @@ func (w *deliveryWriter) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (w *deliveryWriter) Write(p []byte) (int, error) {
-	w.implyHeader()
+	if err := w.implyHeader(); err != nil {
+		return 0, err
+	}
 	return w.ResponseWriterWrapper.Write(p)
 }
 
 // ReadFrom implements io.ReaderFrom.
 func (w *deliveryWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.implyHeader()
+	if err := w.implyHeader(); err != nil {
+		return 0, err
+	}
 	return w.ResponseWriterWrapper.ReadFrom(r)
 }
 
 // FlushError is what http.ResponseController calls; without it the flush would
 // go past this writer and let an answer out.
 func (w *deliveryWriter) FlushError() error {
-	w.implyHeader()
+	if err := w.implyHeader(); err != nil {
+		return err
+	}
 	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:bodyclose
 }
 
-// Hijack is what http.ResponseController calls. Who takes the connection has not
-// said that it took the event.
+// Hijack is what http.ResponseController calls. Nobody gets the sender's
+// connection: what goes through it then would get around the guard.
 func (w *deliveryWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack() //nolint:bodyclose
-	if err == nil && w.status == 0 {
-		w.status = http.StatusSwitchingProtocols
-	}
-	return conn, rw, err
+	return nil, nil, fmt.Errorf("%w: %w", http.ErrNotSupported, errSwitched)
 }
 
-func (w *deliveryWriter) implyHeader() {
-	if w.status == 0 {
-		w.WriteHeader(http.StatusOK)
+// implyHeader writes the header of an answer that begins without one, as net/http
+// does.
+func (w *deliveryWriter) implyHeader() error {
+	if w.status != 0 {
+		return nil
 	}
+	if w.switched {
+		return errSwitched
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// answerInstead returns the answer for a delivery that the next handlers have
+// ended without one. Left alone, net/http would say 200, and the sender would take
+// the event for delivered.
+func (w *deliveryWriter) answerInstead() (*answer, error) {
+	switch {
+	case isUnhandled(w.exchange.request):
+		return answerNoBackend, errUnhandled
+	case w.switched:
+		for _, name := range switchingHeaders {
+			w.Header().Del(name)
+		}
+		return answerNoAnswer, errSwitching
+	default:
+		return answerNoAnswer, errSilent
+	}
+}
+
+// Why there is no answer.
+var (
+	errUnhandled = errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?")
+	errSwitching = errors.New("the next handler answered 101 Switching Protocols, which nobody had asked for")
+	errSilent    = errors.New("the next handler ended without an answer, as reverse_proxy does when a backend answers 101 Switching Protocols")
+)
+
+// switchingHeaders are what a 101 may have put into the header of the answer that
+// takes its place.
+var switchingHeaders = []string{
+	"Connection", "Content-Encoding", "Content-Length", "Content-Type", "Sec-Websocket-Accept",
+	"Sec-Websocket-Extensions", "Sec-Websocket-Protocol", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// isUnhandled reports whether the request went past all handlers.
+func isUnhandled(r *http.Request) bool {
+	unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool)
+	return unhandled
 }
 
 // Interface guards

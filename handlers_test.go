@@ -35,7 +35,7 @@ type testHandler struct {
 var panics atomic.Int32
 
 func (testHandler) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "http.handlers.test", New: func() caddy.Module { return new(testHandler) }}
+	return caddy.ModuleInfo{ID: "http.handlers.test_in_root", New: func() caddy.Module { return new(testHandler) }}
 }
 
 func (t testHandler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {

@@ -385,7 +385,7 @@ type faultyModule struct {
 var faultyStores sync.Map // name → *faultyStore
 
 func (faultyModule) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "instantapi_verify.stores.faulty", New: func() caddy.Module { return new(faultyModule) }}
+	return caddy.ModuleInfo{ID: "instantapi_verify.stores.faulty_in_root", New: func() caddy.Module { return new(faultyModule) }}
 }
 
 func (m *faultyModule) Key() string     { return "faulty:" + m.Name }
@@ -440,7 +440,7 @@ func (s *site) loadWith(faulty *faultyStore, caddyfile string) error {
 		s.t.Fatal(err)
 	}
 	doc["apps"].(map[string]any)["instantapi_verify"] = map[string]any{
-		"store": map[string]any{"module": "faulty", "name": s.t.Name()},
+		"store": map[string]any{"module": "faulty_in_root", "name": s.t.Name()},
 	}
 	config, err = json.Marshal(doc)
 	if err != nil {

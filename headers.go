@@ -1,13 +1,135 @@
 package instantapi
 
-import "strconv"
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"golang.org/x/net/http/httpguts"
+)
 
 // The headers by which the next handlers know what has been done for them.
 const (
 	headerVerified     = "X-Instantapi-Verified"
 	headerDeduplicated = "X-Instantapi-Deduplicated"
-	headerIdempotency  = "Idempotency-Key"
+
+	defaultIdempotencyHeader = "Idempotency-Key"
+
+	// idempotencyOff is the value of the option for no such header.
+	idempotencyOff = "off"
 )
+
+// connectionHeaders concern the connection to the sender, which ends here. None
+// may go on: the request has been read, so nothing is left to upgrade; and what
+// Connection names would be removed further on, the guard's own headers too.
+var connectionHeaders = []string{
+	"Connection", "Http2-Settings", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade",
+}
+
+// framedHeaders are set by the protocol, by the proxy or for the body, so that an
+// event's signature or identity can't travel in one.
+var framedHeaders = append([]string{
+	"Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host", "Transfer-Encoding", "Via",
+}, connectionHeaders...)
+
+// checkHeaderName checks the name of a header that carries a signature or an
+// identity.
+func checkHeaderName(name string) error {
+	if !httpguts.ValidHeaderFieldName(name) {
+		return fmt.Errorf("%q is not a header name", name)
+	}
+	if slices.ContainsFunc(framedHeaders, func(other string) bool { return isSpelling(name, other) }) {
+		return fmt.Errorf("%s has a meaning of its own; give another header", name)
+	}
+	if isSpelling(name, headerVerified) || isSpelling(name, headerDeduplicated) {
+		return fmt.Errorf("%s is what the guard tells the backend; give another header", name)
+	}
+	return nil
+}
+
+// checkIdempotencyHeader is checkHeaderName for the option that may be off.
+func checkIdempotencyHeader(name string) error {
+	if name == idempotencyOff {
+		return nil
+	}
+	return checkHeaderName(name)
+}
+
+// checkHeaderNames checks the names against each other: the guard removes what
+// the client sends under the name of the identity.
+func (h *Handler) checkHeaderNames() error {
+	if err := checkHeaderName(h.SignatureHeader); err != nil {
+		return fmt.Errorf("signature_header: %w", err)
+	}
+	if err := checkIdempotencyHeader(h.IdempotencyHeader); err != nil {
+		return fmt.Errorf("idempotency_header: %w", err)
+	}
+	if isSpelling(h.SignatureHeader, h.IdempotencyHeader) {
+		return errors.New("idempotency_header: it is the signature_header; give another header")
+	}
+	if isSpelling(h.SignatureHeader, defaultIdempotencyHeader) {
+		return fmt.Errorf("signature_header: %s is removed from all requests; give another header", defaultIdempotencyHeader)
+	}
+	return nil
+}
+
+// provisionHeaders finds out which headers there are.
+func (h *Handler) provisionHeaders() {
+	h.signatureHeader = http.CanonicalHeaderKey(h.SignatureHeader)
+	h.guardHeaders = []string{headerVerified, headerDeduplicated, defaultIdempotencyHeader}
+	if h.IdempotencyHeader == idempotencyOff {
+		return
+	}
+	h.idempotencyHeader = http.CanonicalHeaderKey(h.IdempotencyHeader)
+	if h.idempotencyHeader != defaultIdempotencyHeader {
+		h.guardHeaders = append(h.guardHeaders, h.idempotencyHeader)
+	}
+}
+
+// isSpelling reports whether a backend may take one header name for the other.
+// CGI and its heirs (FastCGI, WSGI, Rack, PHP) know a header by its name in upper
+// case with underscores for all that is neither letter nor digit.
+func isSpelling(name, other string) bool {
+	if len(name) != len(other) {
+		return false
+	}
+	for i := range len(name) {
+		if foldHeaderByte(name[i]) != foldHeaderByte(other[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func foldHeaderByte(c byte) byte {
+	switch {
+	case 'a' <= c && c <= 'z', '0' <= c && c <= '9':
+		return c
+	case 'A' <= c && c <= 'Z':
+		return c + ('a' - 'A')
+	default:
+		return '_'
+	}
+}
+
+// removeForgedHeaders removes what only the guard may say, and what could take
+// that away again. Trailers go with them: some backends make headers of them.
+func (x *exchange) removeForgedHeaders() {
+	r := x.request
+	for name := range r.Header {
+		for _, own := range x.handler.guardHeaders {
+			if isSpelling(name, own) {
+				delete(r.Header, name)
+			}
+		}
+	}
+	for _, name := range connectionHeaders {
+		delete(r.Header, name)
+	}
+	r.Trailer = nil
+}
 
 // prepareForward makes of the request what the next handlers get.
 func (x *exchange) prepareForward() {
@@ -15,13 +137,22 @@ func (x *exchange) prepareForward() {
 	r.Body = x.body
 	r.ContentLength = int64(x.size)
 	r.TransferEncoding = nil
-	r.Trailer = nil
-	delete(r.Header, "Trailer")
 	delete(r.Header, "Expect") // fulfilled: the body has been read
-	delete(r.Header, headerDeduplicated)
 
 	values := []string{strconv.Itoa(x.size), "true", x.id.String()} // of one header each
 	r.Header["Content-Length"] = values[0:1:1]                      // FastCGI reads it here
 	r.Header[headerVerified] = values[1:2:2]
-	r.Header[headerIdempotency] = values[2:3:3]
+	if x.handler.idempotencyHeader != "" {
+		r.Header[x.handler.idempotencyHeader] = values[2:3:3]
+	}
+	if x.inFront != nil && x.inFront.unprotected {
+		x.markUnprotected()
+	}
+}
+
+// markUnprotected tells the next handlers that the event may have been delivered
+// before.
+func (x *exchange) markUnprotected() {
+	x.unprotected = true
+	x.request.Header[headerDeduplicated] = []string{"false"}
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -101,16 +100,28 @@ type Handler struct {
 	// `X-InstantAPI-Deduplicated: false`. Default: `reject`.
 	OnStoreError string `json:"on_store_error,omitempty"`
 
+	// The request header that carries the event's identity to the next handlers,
+	// or `off` for none. The identity is the same in each attempt to deliver an
+	// event: `off` is for backends whose own middleware stores its answer to the
+	// first attempt, a failure too, and repeats that to the next ones. What the
+	// client sends in this header, or in `Idempotency-Key`, is removed in any
+	// case. Default: `Idempotency-Key`.
+	IdempotencyHeader string `json:"idempotency_header,omitempty"`
+
 	// Whether to do without a store: verify and forward, duplicates and all.
 	// Default: `false`.
 	VerifyOnly bool `json:"verify_only,omitempty"`
 
-	app             *App
-	log             *zap.Logger
-	verifier        *signature.Verifier
-	signatureHeader string               // SignatureHeader as net/http spells it
-	matches         []prometheus.Counter // one a secret
-	fields          []string             // to be read from an event: first the placeholders', then DedupeBy
+	app      *App
+	log      *zap.Logger
+	verifier *signature.Verifier
+	matches  []prometheus.Counter // one a secret
+	fields   []string             // to be read from an event: first the placeholders', then DedupeBy
+
+	// Header names as net/http spells them.
+	signatureHeader   string
+	idempotencyHeader string   // empty: off
+	guardHeaders      []string // those that a client must not set
 }
 
 // CaddyModule returns the Caddy module information.
@@ -147,7 +158,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.verifier, err = signature.NewVerifier(secrets...); err != nil {
 		return fmt.Errorf("secret: %w", err)
 	}
-	h.signatureHeader = http.CanonicalHeaderKey(h.SignatureHeader)
+	h.provisionHeaders()
 	h.matches = countersOfSecrets(len(secrets))
 	if err := registerMetrics(ctx); err != nil {
 		return err
@@ -187,12 +198,15 @@ func (h *Handler) setDefaults() {
 	if h.OnStoreError == "" {
 		h.OnStoreError = onStoreErrorReject
 	}
+	if h.IdempotencyHeader == "" {
+		h.IdempotencyHeader = defaultIdempotencyHeader
+	}
 }
 
 // Validate checks the values.
 func (h *Handler) Validate() error {
-	if strings.Trim(h.SignatureHeader, tokenCharacters) != "" {
-		return fmt.Errorf("signature_header: %q is not a header name", h.SignatureHeader)
+	if err := h.checkHeaderNames(); err != nil {
+		return err
 	}
 	if h.MaxBodySize < 0 {
 		return fmt.Errorf("max_body_size: %d is not a size, give a number of bytes above 0", h.MaxBodySize)
@@ -214,9 +228,6 @@ func (h *Handler) Validate() error {
 	}
 	return nil
 }
-
-// tokenCharacters are what a header name is made of (RFC 9110, section 5.6.2).
-const tokenCharacters = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 func checkOnStoreError(policy string) error {
 	if policy != onStoreErrorReject && policy != onStoreErrorForward {
@@ -256,6 +267,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // serve is the contract of this module. Each step either goes on to the next one
 // or ends with an answer and its cause.
 func (x *exchange) serve() (*answer, error) {
+	// First of all, whatever becomes of the request.
+	x.removeForgedHeaders()
+
 	// Before the body is read: what can be refused for free.
 	signatures := x.request.Header[x.handler.signatureHeader]
 	if x.isVerificationRequest(signatures) {
@@ -295,6 +309,7 @@ func (x *exchange) serve() (*answer, error) {
 	case before != nil:
 		return x.answerForRepeat(before), nil
 	case x.claim == nil:
+		x.markUnprotected() // for an error route that delivers all the same
 		return answerInFlight, err
 	case err != nil:
 		return x.withoutStore(err)

@@ -26,7 +26,7 @@ func init() {
 
 // Handler does what a proxy can't be made to do. In a Caddyfile:
 //
-//	test panic|silent|header|write|read_from|flush|hijack
+//	test panic|silent|header|write|read_from|flush|hijack|switch|switch_and_write
 type Handler struct {
 	Do string `json:"do"`
 }
@@ -57,6 +57,13 @@ func (h Handler) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.H
 		return err
 	case "flush":
 		return http.NewResponseController(w).Flush()
+	case "switch":
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	case "switch_and_write":
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		_, _ = io.WriteString(w, "no HTTP any more")
+		_, _ = w.(io.ReaderFrom).ReadFrom(strings.NewReader("nor here"))
+		_ = http.NewResponseController(w).Flush()
 	case "hijack":
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
