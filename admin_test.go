@@ -13,44 +13,44 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
 // runWithAdmin is run with an admin endpoint, whose URL it returns too.
-func runWithAdmin(t *testing.T, routes string) (s *site, admin string) {
+func runWithAdmin(t *testing.T, routes string) (s *caddytest.Site, admin string) {
 	t.Helper()
-	s = newSite(t)
-	addr := freeAddr(t)
-	if err := s.load(strings.Replace(s.caddyfile(routes), "admin off", "admin "+addr, 1)); err != nil {
-		t.Fatal(err)
-	}
-	return s, "http://" + addr
+	s = caddytest.New(t)
+	s.Admin = caddytest.FreeAddr(t)
+	s.MustLoad(routes)
+	return s, "http://" + s.Admin
 }
 
 // ask makes a request to the admin API. A report is filled if the answer is one.
-func ask(t *testing.T, method, uri string, report any) (got reply) {
+func ask(t *testing.T, method, uri string, report any) (got caddytest.Reply) {
 	t.Helper()
 	r, err := http.NewRequest(method, uri, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got = do(t, r)
-	if ct := got.header.Get("Content-Type"); ct != "application/json" {
+	got = caddytest.Do(t, r)
+	if ct := got.Header.Get("Content-Type"); ct != "application/json" {
 		t.Errorf("%s: Content-Type is %q, want application/json", uri, ct)
 	}
-	if got.status == http.StatusOK && report != nil {
-		if err := json.Unmarshal([]byte(got.body), report); err != nil {
-			t.Errorf("%s: %s: %v", uri, got.body, err)
+	if got.Status == http.StatusOK && report != nil {
+		if err := json.Unmarshal([]byte(got.Body), report); err != nil {
+			t.Errorf("%s: %s: %v", uri, got.Body, err)
 		}
 	}
 	return got
 }
 
-func (got reply) wantError(t *testing.T, status int, says string) {
+// wantRefusal fails the test unless the answer is an error that says this.
+func wantRefusal(t *testing.T, got caddytest.Reply, status int, says string) {
 	t.Helper()
 	var answer struct{ Error string }
-	if err := json.Unmarshal([]byte(got.body), &answer); err != nil || got.status != status || !strings.Contains(answer.Error, says) {
-		t.Errorf("got %d %s, want %d and an error that says %q", got.status, got.body, status, says)
+	if err := json.Unmarshal([]byte(got.Body), &answer); err != nil || got.Status != status || !strings.Contains(answer.Error, says) {
+		t.Errorf("got %d %s, want %d and an error that says %q", got.Status, got.Body, status, says)
 	}
 }
 
@@ -65,21 +65,21 @@ func which(admin string, params ...string) string {
 }
 
 func TestStatusTellsWhatTheStoreHolds(t *testing.T) {
-	b := newBackend(t, nil)
-	s, admin := runWithAdmin(t, guard(b, ""))
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
 	for i := range 3 {
-		do(t, signed(s.url("/"), taskEvent(fmt.Sprint(i)))).wantForwarded(t)
+		s.Send(t, fmt.Sprint(i)).WantForwarded(t)
 	}
 	var got statusReport
 	ask(t, "GET", admin+adminStatus, &got)
-	if got.Store != "badger:"+s.store || got.Options != "sync on, min_free_space 32 MiB" || got.EventsRemembered == nil || *got.EventsRemembered != 3 ||
+	if got.Store != "badger:"+s.Store || got.Options != "sync on, min_free_space 32 MiB" || got.EventsRemembered == nil || *got.EventsRemembered != 3 ||
 		got.Bytes <= 0 || got.FreeBytes == nil || got.MinFreeBytes != 32<<20 || got.LastError != nil || got.EventsInFlight != 0 {
 		t.Errorf("got %+v", got)
 	}
 }
 
 func TestLookupFindsWhatTheHandlerRecorded(t *testing.T) {
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(202) })
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(202) })
 	s, admin := runWithAdmin(t, fmt.Sprintf(`
 handle /own* {
 	instantapi_verify %[1]s {
@@ -91,12 +91,12 @@ handle /own* {
 }
 handle {
 	%[3]s
-}`, testSecret, b.addr(), guard(b, "retention 1h")))
+}`, caddytest.Secret, b.Addr(), caddytest.Guard(b, "retention 1h")))
 	deliver := func(path, body string) (idempotencyKey string) {
-		r := signed(s.url(path), []byte(body))
+		r := caddytest.Signed(s.URL(path), []byte(body))
 		r.Header.Set("Tenant", "acme")
-		do(t, r)
-		all := b.deliveries()
+		caddytest.Do(t, r)
+		all := b.Deliveries()
 		return all[len(all)-1].Header.Get("Idempotency-Key")
 	}
 	start := time.Now().Truncate(time.Second)
@@ -106,7 +106,7 @@ handle {
 	own := deliver("/own", `{"order":{"n":1},"task_id":"task_1"}`)
 	whole := deliver("/hook", `{"no":"fields"}`)
 
-	hook := "url=" + strings.ToUpper(s.url("/hook"))
+	hook := "url=" + strings.ToUpper(s.URL("/hook"))
 	hook = strings.Replace(hook, "HTTP", "http", 1)
 	tests := []struct {
 		name  string
@@ -125,14 +125,14 @@ handle {
 		{"by identity", []string{"identity=" + plain}, []string{plain}},
 		{"of the whole body", []string{"identity=" + whole}, []string{whole}},
 		{"never heard of", []string{hook, "field=event_type=task.completed", `field=task_id=task_2`}, []string{"unknown"}},
-		{"of another place", []string{"url=" + s.url("/elsewhere"), "field=event_type=task.failed", `field=task_id:=17`}, []string{"unknown"}},
+		{"of another place", []string{"url=" + s.URL("/elsewhere"), "field=event_type=task.failed", `field=task_id:=17`}, []string{"unknown"}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var report eventsReport
 			got := ask(t, "GET", which(admin, test.which...), &report)
 			if len(report.Events) != len(test.want) {
-				t.Fatalf("got %d %s, want %d events", got.status, got.body, len(test.want))
+				t.Fatalf("got %d %s, want %d events", got.Status, got.Body, len(test.want))
 			}
 			for i, ev := range report.Events {
 				if test.want[i] == stateUnknown {
@@ -149,7 +149,7 @@ handle {
 					t.Errorf("it expires at %s", ev.ExpiresAt)
 				}
 			}
-			if strings.Contains(got.body, testSecret) {
+			if strings.Contains(got.Body, caddytest.Secret) {
 				t.Error("answer has the secret in it")
 			}
 		})
@@ -157,8 +157,8 @@ handle {
 }
 
 func TestAdminAPIRefuses(t *testing.T) {
-	b := newBackend(t, nil)
-	_, admin := runWithAdmin(t, guard(b, "scope own")+"\n"+guard(b, "scope other\ndedupe_by task_id"))
+	b := caddytest.NewBackend(t, nil)
+	_, admin := runWithAdmin(t, caddytest.Guard(b, "scope own")+"\n"+caddytest.Guard(b, "scope other\ndedupe_by task_id"))
 	tests := []struct {
 		method, path string
 		which        []string
@@ -197,11 +197,11 @@ func TestAdminAPIRefuses(t *testing.T) {
 			if test.path == adminStatus {
 				uri = admin + adminStatus
 			}
-			ask(t, test.method, uri, nil).wantError(t, test.status, test.says)
+			wantRefusal(t, ask(t, test.method, uri, nil), test.status, test.says)
 		})
 	}
 	r, _ := http.NewRequest("GET", admin+adminEvent+"?scope=%zz", nil)
-	do(t, r).wantError(t, 400, "invalid URL escape")
+	wantRefusal(t, caddytest.Do(t, r), 400, "invalid URL escape")
 }
 
 func TestURLMustBeOne(t *testing.T) {
@@ -225,24 +225,24 @@ func TestURLMustBeOne(t *testing.T) {
 }
 
 func TestForgottenEventIsForwardedOnceMore(t *testing.T) {
-	b := newBackend(t, nil)
-	s, admin := runWithAdmin(t, guard(b, ""))
-	one := which(admin, "url="+s.url("/"), "field=task_id=1", "field=event_type=task.completed")
-	send := func() reply { t.Helper(); return do(t, signed(s.url("/"), taskEvent("1"))) }
-	send().wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("2"))).wantForwarded(t)
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
+	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
+	send := func() caddytest.Reply { t.Helper(); return s.Send(t, "1") }
+	send().WantForwarded(t)
+	s.Send(t, "2").WantForwarded(t)
 	for range 3 {
 		var report eventsReport
 		ask(t, "DELETE", one, &report)
 		if len(report.Events) != 1 || report.Events[0].State != stateForgotten || report.Events[0].BackendStatus != 200 {
 			t.Errorf("got %+v", report)
 		}
-		ask(t, "DELETE", one, nil).wantError(t, 404, "not known")
-		send().wantForwarded(t)
-		send().wantJSON(t, 200, bodyDuplicate)
+		wantRefusal(t, ask(t, "DELETE", one, nil), 404, "not known")
+		send().WantForwarded(t)
+		send().WantDuplicate(t)
 	}
-	b.wantDeliveries(t, 5)
-	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 200, bodyDuplicate)
+	b.WantDeliveries(t, 5)
+	s.Send(t, "2").WantDuplicate(t)
 
 	// It is forgotten for good, and nothing takes it for damage.
 	ask(t, "DELETE", one, nil)
@@ -250,24 +250,24 @@ func TestForgottenEventIsForwardedOnceMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitForClosedStores(t)
-	s.mustLoad(guard(b, ""))
-	send().wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 200, bodyDuplicate)
+	s.MustLoad(caddytest.Guard(b, ""))
+	send().WantForwarded(t)
+	s.Send(t, "2").WantDuplicate(t)
 }
 
 func TestForgettingAnEventInFlightIsAConflict(t *testing.T) {
 	hold, release := make(chan struct{}), make(chan struct{})
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		hold <- struct{}{}
 		<-release
 		io.WriteString(w, "from the backend")
 	})
-	s, admin := runWithAdmin(t, guard(b, ""))
-	one := which(admin, "url="+s.url("/"), "field=task_id=1", "field=event_type=task.completed")
-	answer := make(chan reply)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
+	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
+	answer := make(chan caddytest.Reply)
 	start := time.Now().Truncate(time.Second)
 	go func() {
-		got, err := doWith(sender, signed(s.url("/"), taskEvent("1")))
+		got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 		if err != nil {
 			t.Error(err)
 		}
@@ -283,11 +283,11 @@ func TestForgettingAnEventInFlightIsAConflict(t *testing.T) {
 	if ask(t, "GET", admin+adminStatus, &status); status.EventsInFlight != 1 {
 		t.Errorf("%d events are in flight, want 1", status.EventsInFlight)
 	}
-	ask(t, "DELETE", one, nil).wantError(t, 409, "is being delivered")
+	wantRefusal(t, ask(t, "DELETE", one, nil), 409, "is being delivered")
 	close(release)
-	(<-answer).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	(<-answer).WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 // However a forgetting falls among the repeats of an event, exactly one more of
@@ -297,9 +297,9 @@ func TestForgettingAmongRepeats(t *testing.T) {
 	if testing.Short() {
 		rounds = 10
 	}
-	b := newBackend(t, nil)
-	s, admin := runWithAdmin(t, guard(b, ""))
-	one := which(admin, "url="+s.url("/"), "field=task_id=1", "field=event_type=task.completed")
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
+	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
 	stop := make(chan struct{})
 	var senders sync.WaitGroup
 	for range 4 {
@@ -310,44 +310,46 @@ func TestForgettingAmongRepeats(t *testing.T) {
 					return
 				default:
 				}
-				if got, err := doWith(sender, signed(s.url("/"), taskEvent("1"))); err != nil || got.status != 200 {
-					t.Errorf("got %d %s %v", got.status, got.body, err)
+				if got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1"))); err != nil || got.Status != 200 {
+					t.Errorf("got %d %s %v", got.Status, got.Body, err)
 				}
 			}
 		})
 	}
 	for forgotten := 0; forgotten < rounds; {
-		eventually(t, "event is delivered", func() bool { return len(b.deliveries()) >= forgotten+1 })
-		if got := ask(t, "DELETE", one, nil); got.status == 200 {
+		caddytest.Eventually(t, "event is delivered", func() bool { return len(b.Deliveries()) >= forgotten+1 })
+		if got := ask(t, "DELETE", one, nil); got.Status == 200 {
 			forgotten++
-		} else if got.status != 409 {
-			t.Errorf("got %d %s", got.status, got.body)
+		} else if got.Status != 409 {
+			t.Errorf("got %d %s", got.Status, got.Body)
 		}
 	}
-	eventually(t, "event is delivered", func() bool { return len(b.deliveries()) >= rounds+1 })
+	caddytest.Eventually(t, "event is delivered", func() bool { return len(b.Deliveries()) >= rounds+1 })
 	close(stop)
 	senders.Wait()
-	b.wantDeliveries(t, rounds+1)
+	b.WantDeliveries(t, rounds+1)
 }
 
 func TestAdminAPIWhileTheStoreFails(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
-	addr := freeAddr(t)
-	faulty := s.loadFaulty(strings.Replace(s.caddyfile(guard(b, "")), "admin off", "admin "+addr, 1))
-	admin := "http://" + addr
-	one := which(admin, "url="+s.url("/"), "field=task_id=1", "field=event_type=task.completed")
-	onFire := func(store.Identity) error { return errors.New("on fire") }
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
+	s.Admin = caddytest.FreeAddr(t)
+	faulty := new(storetest.Faulty)
+	s.Faulty = faulty
+	s.MustLoad(caddytest.Guard(b, ""))
+	admin := "http://" + s.Admin
+	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
+	onFire := storetest.Always(errors.New("on fire"))
 
-	faulty.set(nil, onFire)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	faulty.SetFaults(nil, onFire)
+	s.Send(t, "1").WantForwarded(t)
 	var report eventsReport
 	ask(t, "GET", one, &report)
 	if len(report.Events) != 1 || report.Events[0].State != stateDelivered || !report.Events[0].Unrecorded {
 		t.Errorf("got %+v, want a delivery that only the memory knows", report)
 	}
-	ask(t, "DELETE", one, nil).wantError(t, 503, "on fire")
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+	wantRefusal(t, ask(t, "DELETE", one, nil), 503, "on fire")
+	s.Send(t, "1").WantDuplicate(t)
 
 	var status statusReport
 	ask(t, "GET", admin+adminStatus, &status)
@@ -357,71 +359,59 @@ func TestAdminAPIWhileTheStoreFails(t *testing.T) {
 	}
 
 	// Forgotten just when the store works again, it is not recorded late.
-	faulty.set(nil, nil)
-	if got := ask(t, "DELETE", one, nil); got.status != 200 {
-		t.Errorf("got %d %s", got.status, got.body)
+	faulty.SetFaults(nil, nil)
+	if got := ask(t, "DELETE", one, nil); got.Status != 200 {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
 	time.Sleep(1200 * time.Millisecond) // longer than the ledger leaves a failing store alone
-	if n := faulty.size(); n != 0 {
+	if n := len(faulty.Records()); n != 0 {
 		t.Errorf("%d events are recorded, want none", n)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	s.Send(t, "1").WantForwarded(t)
 
-	faulty.set(onFire, nil)
-	ask(t, "GET", which(admin, "url="+s.url("/"), "field=task_id=2"), nil).wantError(t, 503, "on fire")
-	ask(t, "DELETE", one, nil).wantError(t, 503, "on fire")
+	faulty.SetFaults(onFire, nil)
+	wantRefusal(t, ask(t, "GET", which(admin, "url="+s.URL("/"), "field=task_id=2"), nil), 503, "on fire")
+	wantRefusal(t, ask(t, "DELETE", one, nil), 503, "on fire")
 }
 
 func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
-	b := newBackend(t, nil)
-	s, admin := runWithAdmin(t, guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	addr := strings.TrimPrefix(admin, "http://")
-	config := func(routes string) string {
-		return strings.Replace(s.caddyfile(routes), "admin off", "admin "+addr, 1)
-	}
-	task := func() reply { return ask(t, "GET", which(admin, "url="+s.url("/"), "field=task_id=1"), nil) }
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
+	s.Send(t, "1").WantForwarded(t)
+	task := func() caddytest.Reply { return ask(t, "GET", which(admin, "url="+s.URL("/"), "field=task_id=1"), nil) }
 
 	// one that is refused, after its store has been opened or before
 	for range 5 {
-		if err := s.load(strings.Replace(config(guard(b, "dedupe_by task_id")), "32MiB", "34MiB", 1)); err == nil {
+		if err := s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "dedupe_by task_id")), "32MiB", "34MiB", 1)); err == nil {
 			t.Error("a config with other store options loads")
 		}
-		if err := s.load(config(guard(b, "dedupe_by task_id")) + "http://" + b.addr() + " {\nrespond taken\n}\n"); err == nil {
+		if err := s.Load(s.Caddyfile(caddytest.Guard(b, "dedupe_by task_id")) + "http://" + b.Addr() + " {\nrespond taken\n}\n"); err == nil {
 			t.Error("a config for a port that is taken loads")
 		}
 	}
-	if got := task(); got.status != 200 || strings.Count(got.body, `"identity"`) != 2 {
-		t.Errorf("after refused configs: got %d %s", got.status, got.body)
+	if got := task(); got.Status != 200 || strings.Count(got.Body, `"identity"`) != 2 {
+		t.Errorf("after refused configs: got %d %s", got.Status, got.Body)
 	}
 	// one that tells events by another field
-	if err := s.load(config(guard(b, "dedupe_by task_id"))); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the new config answers", func() bool { return strings.Count(task().body, `"identity"`) == 1 })
+	s.MustLoad(caddytest.Guard(b, "dedupe_by task_id"))
+	caddytest.Eventually(t, "the new config answers", func() bool { return strings.Count(task().Body, `"identity"`) == 1 })
 	// one whose store nobody uses
-	if err := s.load(config(guard(b, "verify_only"))); err != nil {
-		t.Fatal(err)
-	}
-	task().wantError(t, 400, "ask by identity")
-	if got := ask(t, "GET", which(admin, "identity="+strings.Repeat("0", 32)), nil); got.status != 200 {
-		t.Errorf("by identity: got %d %s", got.status, got.body)
+	s.MustLoad(caddytest.Guard(b, "verify_only"))
+	wantRefusal(t, task(), 400, "ask by identity")
+	if got := ask(t, "GET", which(admin, "identity="+strings.Repeat("0", 32)), nil); got.Status != 200 {
+		t.Errorf("by identity: got %d %s", got.Status, got.Body)
 	}
 	// one without a store
-	bare := config(guard(b, "verify_only"))
-	bare = bare[:strings.Index(bare, "\tinstantapi_verify {\n\t\tstore")] + "}\n" + bare[strings.Index(bare, "http://"):]
-	if err := s.load(bare); err != nil {
-		t.Fatal(err)
-	}
-	ask(t, "GET", admin+adminStatus, nil).wantError(t, 404, "no store is open")
-	task().wantError(t, 404, "no store is open")
+	s.NoApp = true
+	s.MustLoad(caddytest.Guard(b, "verify_only"))
+	wantRefusal(t, ask(t, "GET", admin+adminStatus, nil), 404, "no store is open")
+	wantRefusal(t, task(), 404, "no store is open")
 }
 
 // Questions do not disturb a reload, nor the other way round.
 func TestAdminAPIWhileReloading(t *testing.T) {
-	b := newBackend(t, nil)
-	s, admin := runWithAdmin(t, guard(b, ""))
-	addr := strings.TrimPrefix(admin, "http://")
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
 	stop := make(chan struct{})
 	var asking sync.WaitGroup
 	for range 2 {
@@ -432,18 +422,18 @@ func TestAdminAPIWhileReloading(t *testing.T) {
 					return
 				default:
 				}
-				for _, uri := range []string{admin + adminStatus, admin + "/metrics", which(admin, "url="+s.url("/"), "field=task_id=1")} {
+				for _, uri := range []string{admin + adminStatus, admin + "/metrics", which(admin, "url="+s.URL("/"), "field=task_id=1")} {
 					r, _ := http.NewRequest("GET", uri, nil)
-					got, err := doWith(sender, r)
-					if err == nil && got.status != 200 && !strings.Contains(got.body, "no store is open") {
-						t.Errorf("%s: got %d %s", uri, got.status, got.body)
+					got, err := caddytest.DoWith(caddytest.Sender, r)
+					if err == nil && got.Status != 200 && !strings.Contains(got.Body, "no store is open") {
+						t.Errorf("%s: got %d %s", uri, got.Status, got.Body)
 					}
 				}
 			}
 		})
 	}
 	for i := range 10 {
-		if err := s.load(strings.Replace(s.caddyfile(guard(b, fmt.Sprintf("retention %dh", i+1))), "admin off", "admin "+addr, 1)); err != nil {
+		if err := s.Load(s.Caddyfile(caddytest.Guard(b, fmt.Sprintf("retention %dh", i+1)))); err != nil {
 			t.Error(err)
 		}
 		if i%3 == 0 {

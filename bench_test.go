@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/instantapi/caddy-instantapi-verify/store/badger"
 	"go.uber.org/zap"
@@ -68,7 +69,7 @@ func BenchmarkGuard(b *testing.B) {
 		b.Run(test.name, func(b *testing.B) {
 			ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 			defer cancel()
-			h := &Handler{Secrets: []string{testSecret}, VerifyOnly: true} // provisioned without Caddy's apps
+			h := &Handler{Secrets: []string{caddytest.Secret}, VerifyOnly: true} // provisioned without Caddy's apps
 			if err := h.Provision(ctx); err != nil {
 				b.Fatal(err)
 			}
@@ -102,7 +103,7 @@ func BenchmarkGuard(b *testing.B) {
 				repl := caddy.NewReplacer()
 				for pb.Next() {
 					body := benchEvent(test.send(int(count.Add(1))))
-					r := signed("http://localhost/", body)
+					r := caddytest.Signed("http://localhost/", body)
 					ctx := context.WithValue(r.Context(), caddy.ReplacerCtxKey, repl)
 					ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
 					if err := serve(discardWriter{http.Header{}}, r.WithContext(ctx)); err != nil {

@@ -6,25 +6,27 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // What only some parsers take is for the backend to judge: it gets every byte,
 // and a repeat is a duplicate all the same.
 func TestBodiesOfOtherDialectsAreForwarded(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	for i, result := range []string{
 		`NaN`, `Infinity`, `[-Infinity,NaN]`, `01`, `[1,2,]`, `{"a":.5}`,
 		`"\ud83d"`, `["\ude00\ud83d"]`, "\"\xff\"", "\"line\nline\x00\"", `"\x"`,
 		strings.Repeat(`{"a":[`, 50_000) + strings.Repeat(`]}`, 50_000),
 	} {
 		body := fmt.Appendf(nil, `{"event_type":"task.completed","task_id":"%d","result":%s}`, i, result)
-		for _, want := range []string{"from the backend", bodyDuplicate} {
-			if got := do(t, signed(s.url("/"), body)); got.status != 200 || got.body != want {
-				t.Errorf("%.60q: got %d %s, want %s", body, got.status, got.body, want)
+		for _, want := range []string{"from the backend", caddytest.Duplicate} {
+			if got := s.Post(t, "/", body); got.Status != 200 || got.Body != want {
+				t.Errorf("%.60q: got %d %s, want %s", body, got.Status, got.Body, want)
 			}
 		}
-		if all := b.deliveries(); len(all) != i+1 || !bytes.Equal(all[i].body, body) {
+		if all := b.Deliveries(); len(all) != i+1 || !bytes.Equal(all[i].Body, body) {
 			t.Errorf("%.60q: did not reach the backend as it was", body)
 		}
 	}
@@ -32,15 +34,15 @@ func TestBodiesOfOtherDialectsAreForwarded(t *testing.T) {
 
 // A byte order mark in front makes no other event of it.
 func TestByteOrderMarkMakesNoNewEvent(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	marked := append([]byte("\ufeff"), taskEvent("1")...)
-	if got := do(t, signed(s.url("/"), marked)); got.status != 200 || got.body != "from the backend" {
-		t.Errorf("got %d %s", got.status, got.body)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	marked := append([]byte("\ufeff"), caddytest.Event("1")...)
+	if got := s.Post(t, "/", marked); got.Status != 200 || got.Body != "from the backend" {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
-	if got := b.deliveries()[0].body; !bytes.Equal(got, marked) {
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
+	if got := b.Deliveries()[0].Body; !bytes.Equal(got, marked) {
 		t.Errorf("backend got %q, want %q", got, marked)
 	}
 }
@@ -50,17 +52,17 @@ func TestByteOrderMarkMakesNoNewEvent(t *testing.T) {
 func TestUnclearFieldsIdentifyNoEvent(t *testing.T) {
 	for _, taskID := range []string{`NaN`, `nan`, `-Infinity`, `01`, `[1,]`, "\"a\nb\"", `"\x"`, `"\ud83d"`, "\"\xff\"", `null`, `""`} {
 		t.Run(taskID, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := run(t, guard(b, ""))
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.Run(t, caddytest.Guard(b, ""))
 			for _, result := range []string{"1", "2"} {
 				body := fmt.Appendf(nil, `{"event_type":"task.completed","task_id":%s,"result":%s}`, taskID, result)
-				for _, want := range []string{"from the backend", bodyDuplicate} {
-					if got := do(t, signed(s.url("/"), body)); got.body != want {
-						t.Errorf("%s: got %d %s, want %s", body, got.status, got.body, want)
+				for _, want := range []string{"from the backend", caddytest.Duplicate} {
+					if got := s.Post(t, "/", body); got.Body != want {
+						t.Errorf("%s: got %d %s, want %s", body, got.Status, got.Body, want)
 					}
 				}
 			}
-			b.wantDeliveries(t, 2)
+			b.WantDeliveries(t, 2)
 		})
 	}
 }
@@ -69,15 +71,15 @@ func TestUnclearFieldsIdentifyNoEvent(t *testing.T) {
 // would take gigabytes.
 func TestTenMillionBracketsPass(t *testing.T) {
 	const depth = 5_000_000
-	b := newBackend(t, nil)
-	s := run(t, guard(b, "max_body_size 32MiB"))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, "max_body_size 32MiB"))
 	body := []byte(`{"event_type":"task.completed","task_id":"1","result":` + strings.Repeat("[", depth) + strings.Repeat("]", depth) + `}`)
 	start := time.Now()
-	if got := do(t, signed(s.url("/"), body)); got.status != 200 || got.body != "from the backend" {
-		t.Errorf("got %d %s", got.status, got.body)
+	if got := s.Post(t, "/", body); got.Status != 200 || got.Body != "from the backend" {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
-	do(t, signed(s.url("/"), append(body, ' '))).wantJSON(t, 200, bodyDuplicate)
-	do(t, signed(s.url("/"), body[:len(body)-1])).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
+	s.Post(t, "/", append(body, ' ')).WantDuplicate(t)
+	s.Post(t, "/", body[:len(body)-1]).WantJSON(t, 400, caddytest.BadJSON)
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
@@ -86,8 +88,8 @@ func TestTenMillionBracketsPass(t *testing.T) {
 // The log says what is wrong with a body and where, and shows one byte of it.
 func TestLogSaysWhereABodyIsNotAnObject(t *testing.T) {
 	const secret = "do not tell"
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	tests := []struct{ body, reason string }{
 		{"", "it is empty"},
 		{"<html>" + secret, "byte 0 is '<', not '{'"},
@@ -97,12 +99,12 @@ func TestLogSaysWhereABodyIsNotAnObject(t *testing.T) {
 		{`{"a":1} ` + secret, "byte 8 is 'd', not the end"},
 	}
 	for _, test := range tests {
-		do(t, signed(s.url("/"), []byte(test.body))).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
+		s.Post(t, "/", []byte(test.body)).WantJSON(t, 400, caddytest.BadJSON)
 	}
-	b.wantDeliveries(t, 0)
+	b.WantDeliveries(t, 0)
 	var got []line
-	eventually(t, "lines are written", func() bool {
-		got = s.lines()
+	caddytest.Eventually(t, "lines are written", func() bool {
+		got = handlerLines(t, s)
 		return len(got) >= len(tests)
 	})
 	for i, test := range tests {
@@ -110,7 +112,7 @@ func TestLogSaysWhereABodyIsNotAnObject(t *testing.T) {
 			t.Errorf("%q: got %+v, want %s", test.body, got[i], want)
 		}
 	}
-	if strings.Contains(s.logged(), secret) {
+	if strings.Contains(s.Logged(), secret) {
 		t.Error("the log holds a body")
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/instantapi/caddy-instantapi-verify/internal/body"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"go.uber.org/zap"
 )
 
@@ -25,7 +26,7 @@ import (
 func TestBodyIsReleasedWithItsRequest(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	defer cancel()
-	h := &Handler{Secrets: []string{testSecret}, VerifyOnly: true}
+	h := &Handler{Secrets: []string{caddytest.Secret}, VerifyOnly: true}
 	if err := h.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestBodyIsReleasedWithItsRequest(t *testing.T) {
 		_, err := io.ReadFull(r.Body, make([]byte, 10))
 		return err
 	})
-	r := signed("http://localhost/", taskEvent("1"))
+	r := caddytest.Signed("http://localhost/", caddytest.Event("1"))
 	r = r.WithContext(context.WithValue(r.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer()))
 	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, map[string]any{}))
 	if err := h.ServeHTTP(httptest.NewRecorder(), r, next); err != nil {
@@ -82,7 +83,7 @@ func TestNoByteOfAnotherRequestReachesTheBackend(t *testing.T) {
 		}
 	}))
 	defer backend.Close()
-	s := run(t, "instantapi_verify {\nsecret "+testSecret+"\n}\nreverse_proxy "+strings.TrimPrefix(backend.URL, "http://"))
+	s := caddytest.Run(t, "instantapi_verify {\nsecret "+caddytest.Secret+"\n}\nreverse_proxy "+strings.TrimPrefix(backend.URL, "http://"))
 	var wg sync.WaitGroup
 	for sender := range 16 {
 		wg.Go(func() {
@@ -90,10 +91,10 @@ func TestNoByteOfAnotherRequestReachesTheBackend(t *testing.T) {
 				letter := string(rune('a' + (sender+n)%26))
 				size := []int{10, 3000, 40_000, 300_000}[rand.IntN(4)]
 				body := fmt.Appendf(nil, `{"event_type":"task.completed","task_id":"%d-%d","text":%q}`, sender, n, strings.Repeat(letter, size))
-				r := signed(s.url("/"), body)
+				r := caddytest.Signed(s.URL("/"), body)
 				r.Header.Set("Letter", letter)
 				if rand.IntN(4) == 0 {
-					hangUp(t, s.addr, r, body)
+					hangUp(t, s.Addr, r, body)
 					continue
 				}
 				if res, err := busySender.Do(r); err == nil {

@@ -21,16 +21,18 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
 // The promises of DESIGN.md, section 3, each kept by a real Caddy between real
 // sockets, over a real Badger directory.
 
 // guard returns the usual routes: the guard with these options, and a proxy.
-func guard(b *backend, options string) string {
-	return fmt.Sprintf("instantapi_verify %s {\n%s\n}\nreverse_proxy %s", testSecret, options, b.addr())
+func guard(b *caddytest.Backend, options string) string {
+	return fmt.Sprintf("instantapi_verify %s {\n%s\n}\nreverse_proxy %s", caddytest.Secret, options, b.Addr())
 }
 
 func TestVectors(t *testing.T) {
@@ -57,30 +59,30 @@ func TestVectors(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := newBackend(t, nil)
-			s := run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s", v.Secret, b.addr()))
-			r := signed(s.url("/"), body)
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s", v.Secret, b.Addr()))
+			r := caddytest.Signed(s.URL("/"), body)
 			r.Header.Del(signature.DefaultHeader)
 			if v.Signature != nil {
 				r.Header.Set(signature.DefaultHeader, *v.Signature)
 			}
-			if got := do(t, r); got.status != v.Status {
-				t.Errorf("got %d %s, want %d", got.status, got.body, v.Status)
+			if got := caddytest.Do(t, r); got.Status != v.Status {
+				t.Errorf("got %d %s, want %d", got.Status, got.Body, v.Status)
 			}
 			forwarded := 0
 			if v.Status == http.StatusOK {
 				forwarded = 1
 			}
-			b.wantDeliveries(t, forwarded)
-			if forwarded > 0 && !bytes.Equal(b.deliveries()[0].body, body) {
-				t.Errorf("backend got %q, want %q", b.deliveries()[0].body, body)
+			b.WantDeliveries(t, forwarded)
+			if forwarded > 0 && !bytes.Equal(b.Deliveries()[0].Body, body) {
+				t.Errorf("backend got %q, want %q", b.Deliveries()[0].Body, body)
 			}
 		})
 	}
 }
 
 func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
-	good := signature.Sign(testSecret, taskEvent("1"))
+	good := signature.Sign(caddytest.Secret, caddytest.Event("1"))
 	tests := []struct {
 		name   string
 		method string
@@ -88,27 +90,27 @@ func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
 		status string
 		body   string
 	}{
-		{"not POST", "PUT", []string{good}, "405 Method Not Allowed", `{"error": "Method not allowed"}`},
-		{"GET", "GET", nil, "405 Method Not Allowed", `{"error": "Method not allowed"}`},
-		{"no signature", "POST", nil, "401 Unauthorized", bodyForged},
-		{"two signatures", "POST", []string{good, good}, "401 Unauthorized", bodyForged},
-		{"two in one line", "POST", []string{good + ", " + good}, "401 Unauthorized", bodyForged},
-		{"empty", "POST", []string{""}, "401 Unauthorized", bodyForged},
-		{"63 digits", "POST", []string{good[1:]}, "401 Unauthorized", bodyForged},
-		{"65 digits", "POST", []string{good + "0"}, "401 Unauthorized", bodyForged},
-		{"not hex", "POST", []string{"g" + good[1:]}, "401 Unauthorized", bodyForged},
-		{"another algorithm", "POST", []string{"sha512=" + good}, "401 Unauthorized", bodyForged},
-		{"too large, as announced", "POST", []string{good}, "413 Request Entity Too Large", `{"error": "Body too large"}`},
+		{"not POST", "PUT", []string{good}, "405 Method Not Allowed", caddytest.Method},
+		{"GET", "GET", nil, "405 Method Not Allowed", caddytest.Method},
+		{"no signature", "POST", nil, "401 Unauthorized", caddytest.Forged},
+		{"two signatures", "POST", []string{good, good}, "401 Unauthorized", caddytest.Forged},
+		{"two in one line", "POST", []string{good + ", " + good}, "401 Unauthorized", caddytest.Forged},
+		{"empty", "POST", []string{""}, "401 Unauthorized", caddytest.Forged},
+		{"63 digits", "POST", []string{good[1:]}, "401 Unauthorized", caddytest.Forged},
+		{"65 digits", "POST", []string{good + "0"}, "401 Unauthorized", caddytest.Forged},
+		{"not hex", "POST", []string{"g" + good[1:]}, "401 Unauthorized", caddytest.Forged},
+		{"another algorithm", "POST", []string{"sha512=" + good}, "401 Unauthorized", caddytest.Forged},
+		{"too large, as announced", "POST", []string{good}, "413 Request Entity Too Large", caddytest.TooLarge},
 	}
-	b := newBackend(t, nil)
-	s := run(t, guard(b, "max_body_size 1KB"))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, "max_body_size 1KB"))
 	for i, test := range append(tests, tests...) {
 		expect := ""
 		if i >= len(tests) {
 			expect = "Expect: 100-continue\r\n"
 		}
 		t.Run(test.name+expect, func(t *testing.T) {
-			conn, err := net.Dial("tcp", s.addr)
+			conn, err := net.Dial("tcp", s.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,7 +118,7 @@ func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
 			conn.SetDeadline(time.Now().Add(10 * time.Second))
 			// The body is announced and never sent: an answer can only come
 			// from one who did not wait for it. Nor is it asked for.
-			fmt.Fprintf(conn, "%s / HTTP/1.1\r\nHost: %s\r\nContent-Length: 5000\r\n%s", test.method, s.addr, expect)
+			fmt.Fprintf(conn, "%s / HTTP/1.1\r\nHost: %s\r\nContent-Length: 5000\r\n%s", test.method, s.Addr, expect)
 			for _, value := range test.header {
 				fmt.Fprintf(conn, "X-InstantAPI-Signature: %s\r\n", value)
 			}
@@ -134,18 +136,18 @@ func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
 			}
 		})
 	}
-	b.wantDeliveries(t, 0)
+	b.WantDeliveries(t, 0)
 }
 
 func TestSignatureHeaderCanBeRenamedAndPrefixed(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, "signature_header x-hub-signature-256"))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 401, bodyForged)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, "signature_header x-hub-signature-256"))
+	s.Send(t, "1").WantJSON(t, 401, caddytest.Forged)
 	for _, prefix := range []string{"sha256=", "sha256= "} {
-		body := taskEvent("with " + prefix)
-		r := signed(s.url("/"), body)
-		r.Header.Set("X-Hub-Signature-256", prefix+signature.Sign(testSecret, body))
-		do(t, r).wantForwarded(t)
+		body := caddytest.Event("with " + prefix)
+		r := caddytest.Signed(s.URL("/"), body)
+		r.Header.Set("X-Hub-Signature-256", prefix+signature.Sign(caddytest.Secret, body))
+		caddytest.Do(t, r).WantForwarded(t)
 	}
 }
 
@@ -155,15 +157,15 @@ func TestAnyOfSeveralSecretsVerifies(t *testing.T) {
 	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := newBackend(t, nil)
-	s := run(t, fmt.Sprintf("instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\nsecret {file.%s} third\nsecret fourth\n}\nreverse_proxy %s", file, b.addr()))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, fmt.Sprintf("instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\nsecret {file.%s} third\nsecret fourth\n}\nreverse_proxy %s", file, b.Addr()))
 	for i, secret := range []string{"from the environment", "from a file", "third", "fourth"} {
-		body := taskEvent(fmt.Sprint(i))
-		r := signed(s.url("/"), body)
+		body := caddytest.Event(fmt.Sprint(i))
+		r := caddytest.Signed(s.URL("/"), body)
 		r.Header.Set(signature.DefaultHeader, signature.Sign(secret, body))
-		do(t, r).wantForwarded(t)
+		caddytest.Do(t, r).WantForwarded(t)
 	}
-	do(t, signed(s.url("/"), taskEvent("x"))).wantJSON(t, 401, bodyForged)
+	s.Send(t, "x").WantJSON(t, 401, caddytest.Forged)
 }
 
 func TestVerificationRequests(t *testing.T) {
@@ -179,41 +181,41 @@ func TestVerificationRequests(t *testing.T) {
 		status  int
 		body    string
 	}{
-		{"GET", request("GET", ""), 200, bodyReceived},
+		{"GET", request("GET", ""), 200, caddytest.Received},
 		{"HEAD", request("HEAD", ""), 200, ""},
-		{"POST without a body", request("POST", ""), 200, bodyReceived},
-		{"POST of something", request("POST", `{"type":"ping"}`), 200, bodyReceived},
-		{"POST of 4 KiB", request("POST", strings.Repeat("x", 4<<10)), 200, bodyReceived},
-		{"POST of more", request("POST", strings.Repeat("x", 4<<10+1)), 401, bodyForged},
-		{"unsigned event", request("POST", string(taskEvent("1"))), 401, bodyForged},
-		{"unsigned event, escaped", request("POST", `{"task\u005fid":"1"}`), 401, bodyForged},
-		{"unsigned event, escaped and cut", request("POST", `{"task\u005fid":"1","result":`), 401, bodyForged},
-		{"unsigned event, escaped and no JSON", request("POST", `{"task\u005fid":"1","result":NaN}`), 401, bodyForged},
-		{"unsigned event in a list", request("POST", `[{"task_id":"1"}]`), 401, bodyForged},
-		{"other method", request("PUT", ""), 405, `{"error": "Method not allowed"}`},
+		{"POST without a body", request("POST", ""), 200, caddytest.Received},
+		{"POST of something", request("POST", `{"type":"ping"}`), 200, caddytest.Received},
+		{"POST of 4 KiB", request("POST", strings.Repeat("x", 4<<10)), 200, caddytest.Received},
+		{"POST of more", request("POST", strings.Repeat("x", 4<<10+1)), 401, caddytest.Forged},
+		{"unsigned event", request("POST", string(caddytest.Event("1"))), 401, caddytest.Forged},
+		{"unsigned event, escaped", request("POST", `{"task\u005fid":"1"}`), 401, caddytest.Forged},
+		{"unsigned event, escaped and cut", request("POST", `{"task\u005fid":"1","result":`), 401, caddytest.Forged},
+		{"unsigned event, escaped and no JSON", request("POST", `{"task\u005fid":"1","result":NaN}`), 401, caddytest.Forged},
+		{"unsigned event in a list", request("POST", `[{"task_id":"1"}]`), 401, caddytest.Forged},
+		{"other method", request("PUT", ""), 405, caddytest.Method},
 		{"empty signature", func(url string) *http.Request {
 			r := request("POST", "")(url)
 			r.Header[http.CanonicalHeaderKey(signature.DefaultHeader)] = []string{""}
 			return r
-		}, 401, bodyForged},
+		}, 401, caddytest.Forged},
 	}
-	b := newBackend(t, nil)
+	b := caddytest.NewBackend(t, nil)
 	// a store that fails shows that it is not asked
-	s, faulty := runFaulty(t, guard(b, "answer_verification_requests"))
-	faulty.set(func(store.Identity) error { return errors.New("asked") }, func(store.Identity) error { return errors.New("asked") })
+	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, "answer_verification_requests"))
+	faulty.SetFaults(storetest.Always(errors.New("asked")), storetest.Always(errors.New("asked")))
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			do(t, test.request(s.url("/"))).wantJSON(t, test.status, test.body)
+			caddytest.Do(t, test.request(s.URL("/"))).WantJSON(t, test.status, test.body)
 		})
 	}
-	b.wantDeliveries(t, 0)
+	b.WantDeliveries(t, 0)
 }
 
 func TestBodyArrivesByteForByte(t *testing.T) {
 	body := []byte("{\"event_type\":\"task.completed\", \"task_id\":\"1\",\r\n\t\"result\":\"Z\u00fcrich \\ud83d \xff\"}\n ")
 	chunks := func(pieces int) func(url string) *http.Request {
 		return func(url string) *http.Request {
-			r := signed(url, body)
+			r := caddytest.Signed(url, body)
 			r.Body = io.NopCloser(&slowReader{data: body, pieces: pieces})
 			r.ContentLength = -1
 			r.Trailer = http.Header{"X-Trailer": {"from the sender"}}
@@ -224,19 +226,19 @@ func TestBodyArrivesByteForByte(t *testing.T) {
 		name    string
 		request func(string) *http.Request
 	}{
-		{"in one piece", func(url string) *http.Request { return signed(url, body) }},
+		{"in one piece", func(url string) *http.Request { return caddytest.Signed(url, body) }},
 		{"chunked, with a trailer", chunks(3)},
 		{"a byte at a time", chunks(len(body))},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := run(t, guard(b, ""))
-			do(t, test.request(s.url("/path?query=1"))).wantForwarded(t)
-			b.wantDeliveries(t, 1)
-			got := b.deliveries()[0]
-			if !bytes.Equal(got.body, body) {
-				t.Errorf("backend got %q, want %q", got.body, body)
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.Run(t, caddytest.Guard(b, ""))
+			caddytest.Do(t, test.request(s.URL("/path?query=1"))).WantForwarded(t)
+			b.WantDeliveries(t, 1)
+			got := b.Deliveries()[0]
+			if !bytes.Equal(got.Body, body) {
+				t.Errorf("backend got %q, want %q", got.Body, body)
 			}
 			if got.ContentLength != int64(len(body)) || len(got.TransferEncoding) > 0 || len(got.Trailer) > 0 || got.Header.Get("Trailer") != "" {
 				t.Errorf("Content-Length %d, Transfer-Encoding %v, trailer %v, want %d and none",
@@ -245,7 +247,7 @@ func TestBodyArrivesByteForByte(t *testing.T) {
 			if got.RequestURI != "/path?query=1" {
 				t.Errorf("backend got %s", got.RequestURI)
 			}
-			if sig := got.Header.Get(signature.DefaultHeader); sig != signature.Sign(testSecret, body) {
+			if sig := got.Header.Get(signature.DefaultHeader); sig != signature.Sign(caddytest.Secret, body) {
 				t.Errorf("signature header is %q", sig)
 			}
 		})
@@ -269,7 +271,7 @@ func (r *slowReader) Read(p []byte) (int, error) {
 }
 
 func TestHTTPVersions(t *testing.T) {
-	cert, key, roots := certificate(t)
+	cert, key, roots := caddytest.Certificate(t)
 	var h2c, h2 http.Protocols
 	h2c.SetUnencryptedHTTP2(true)
 	h2.SetHTTP2(true)
@@ -286,18 +288,19 @@ func TestHTTPVersions(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := newSite(t)
-			config := s.global("protocols h1 h2 h2c", "") + test.scheme + s.addr + " {\n" + test.tls + "\n" + guard(b, "") + "\n}\n"
-			if err := s.load(config); err != nil {
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.New(t)
+			s.Servers = "protocols h1 h2 h2c"
+			config := s.Global() + test.scheme + s.Addr + " {\n" + test.tls + "\n" + caddytest.Guard(b, "") + "\n}\n"
+			if err := s.Load(config); err != nil {
 				t.Fatal(err)
 			}
 			client := &http.Client{Transport: test.transport}
 			defer client.CloseIdleConnections()
-			for i, body := range [][]byte{taskEvent("1"), bytes.Replace(taskEvent("2"), []byte("ok"), bytes.Repeat([]byte("x"), 1<<20), 1)} {
+			for i, body := range [][]byte{caddytest.Event("1"), bytes.Replace(caddytest.Event("2"), []byte("ok"), bytes.Repeat([]byte("x"), 1<<20), 1)} {
 				for _, length := range []int64{int64(len(body)), -1} {
-					for _, want := range []string{"from the backend", bodyDuplicate} {
-						r := signed(test.scheme+s.addr+fmt.Sprintf("/%d/%d", i, length), body)
+					for _, want := range []string{"from the backend", caddytest.Duplicate} {
+						r := caddytest.Signed(test.scheme+s.Addr+fmt.Sprintf("/%d/%d", i, length), body)
 						r.ContentLength = length
 						r.Header.Set("Expect", "100-continue")
 						res, err := client.Do(r)
@@ -312,7 +315,7 @@ func TestHTTPVersions(t *testing.T) {
 					}
 				}
 			}
-			for _, got := range b.deliveries() {
+			for _, got := range b.Deliveries() {
 				if got.Header.Get("Expect") != "" {
 					t.Error("backend is asked to confirm what was sent already")
 				}
@@ -322,16 +325,16 @@ func TestHTTPVersions(t *testing.T) {
 }
 
 func TestIncompleteBodyChangesNothing(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	body := taskEvent("1")
-	conn, err := net.Dial("tcp", s.addr)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	body := caddytest.Event("1")
+	conn, err := net.Dial("tcp", s.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\nX-InstantAPI-Signature: %s\r\n\r\n%s",
-		s.addr, len(body), signature.Sign(testSecret, body), body[:len(body)/2])
+		s.Addr, len(body), signature.Sign(caddytest.Secret, body), body[:len(body)/2])
 	conn.(*net.TCPConn).CloseWrite()
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -340,12 +343,12 @@ func TestIncompleteBodyChangesNothing(t *testing.T) {
 	if res.StatusCode != 400 {
 		t.Errorf("got %s, want 400", res.Status)
 	}
-	b.wantDeliveries(t, 0)
-	do(t, signed(s.url("/"), body)).wantForwarded(t)
+	b.WantDeliveries(t, 0)
+	s.Post(t, "/", body).WantForwarded(t)
 }
 
 func TestSizeLimit(t *testing.T) {
-	body := taskEvent("1")
+	body := caddytest.Event("1")
 	for _, test := range []struct {
 		name   string
 		limit  int
@@ -358,21 +361,21 @@ func TestSizeLimit(t *testing.T) {
 		{"one too many, chunked", len(body) - 1, -1, 413},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := run(t, guard(b, fmt.Sprintf("max_body_size %dB", test.limit)))
-			r := signed(s.url("/"), body)
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.Run(t, caddytest.Guard(b, fmt.Sprintf("max_body_size %dB", test.limit)))
+			r := caddytest.Signed(s.URL("/"), body)
 			r.ContentLength = test.length
-			if got := do(t, r); got.status != test.status {
-				t.Errorf("got %d %s, want %d", got.status, got.body, test.status)
+			if got := caddytest.Do(t, r); got.Status != test.status {
+				t.Errorf("got %d %s, want %d", got.Status, got.Body, test.status)
 			}
 		})
 	}
 	t.Run("a limit set before ours", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, "route {\nrequest_body {\nmax_size 10\n}\n"+guard(b, "")+"\n}")
-		r := signed(s.url("/"), body)
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, "route {\nrequest_body {\nmax_size 10\n}\n"+caddytest.Guard(b, "")+"\n}")
+		r := caddytest.Signed(s.URL("/"), body)
 		r.ContentLength = -1
-		do(t, r).wantJSON(t, 413, `{"error": "Body too large"}`)
+		caddytest.Do(t, r).WantJSON(t, 413, caddytest.TooLarge)
 	})
 }
 
@@ -388,45 +391,45 @@ func TestBodyMustBeAnObject(t *testing.T) {
 		{``, 400}, {`hello`, 400}, {`[]`, 400}, {`"x"`, 400}, {`null`, 400}, {`{`, 400}, {`{}}`, 400}, {`{} {}`, 400},
 		{`{"a":}`, 400}, {`{"a":1,}`, 400}, {`{a:1}`, 400}, {`{'a':1}`, 400}, {`{"a" 1}`, 400}, {`{"a":[1}`, 400}, {" \ufeff{}", 400},
 	}
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	for i, test := range tests {
-		r := signed(s.url(fmt.Sprint("/", i)), []byte(test.body))
-		got := do(t, r)
-		if got.status != test.status {
-			t.Errorf("%.40q: got %d %s, want %d", test.body, got.status, got.body, test.status)
+		r := caddytest.Signed(s.URL(fmt.Sprint("/", i)), []byte(test.body))
+		got := caddytest.Do(t, r)
+		if got.Status != test.status {
+			t.Errorf("%.40q: got %d %s, want %d", test.body, got.Status, got.Body, test.status)
 		}
 		if test.status == 400 {
-			got.wantJSON(t, 400, `{"error": "Invalid JSON"}`)
+			got.WantJSON(t, 400, caddytest.BadJSON)
 		}
 	}
 }
 
 func TestEncodedBodyIsNotLookedInto(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	for _, want := range []string{"from the backend", bodyDuplicate} {
-		r := signed(s.url("/"), []byte("\x1f\x8b not really gzip"))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	for _, want := range []string{"from the backend", caddytest.Duplicate} {
+		r := caddytest.Signed(s.URL("/"), []byte("\x1f\x8b not really gzip"))
 		r.Header.Set("Content-Encoding", "gzip")
-		if got := do(t, r); got.body != want {
-			t.Errorf("got %d %s, want %s", got.status, got.body, want)
+		if got := caddytest.Do(t, r); got.Body != want {
+			t.Errorf("got %d %s, want %s", got.Status, got.Body, want)
 		}
 	}
-	r := signed(s.url("/"), []byte("plain"))
+	r := caddytest.Signed(s.URL("/"), []byte("plain"))
 	r.Header.Set("Content-Encoding", "identity")
-	do(t, r).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
+	caddytest.Do(t, r).WantJSON(t, 400, caddytest.BadJSON)
 }
 
 // What the signature does not cover must not make a new event of an old one.
 func TestReplayInAnotherGuiseIsADuplicate(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
-	_, port, _ := net.SplitHostPort(s.addr)
-	if err := s.load(s.global("", "") + "http://:" + port + " {\nhandle /hook* {\n" + guard(b, "") + "\n}\n}"); err != nil {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
+	_, port, _ := net.SplitHostPort(s.Addr)
+	if err := s.Load(s.Global() + "http://:" + port + " {\nhandle /hook* {\n" + caddytest.Guard(b, "") + "\n}\n}"); err != nil {
 		t.Fatal(err)
 	}
-	body := taskEvent("1")
-	do(t, signed(s.url("/hook"), body)).wantForwarded(t)
+	body := caddytest.Event("1")
+	s.Post(t, "/hook", body).WantForwarded(t)
 	guises := map[string]func(*http.Request){
 		"content encoding": func(r *http.Request) { r.Header.Set("Content-Encoding", "gzip") },
 		"content type":     func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") },
@@ -443,13 +446,13 @@ func TestReplayInAnotherGuiseIsADuplicate(t *testing.T) {
 		},
 	}
 	for name, disguise := range guises {
-		r := signed(s.url("/hook"), body)
+		r := caddytest.Signed(s.URL("/hook"), body)
 		disguise(r)
-		if got := do(t, r); got.body != bodyDuplicate {
-			t.Errorf("%s: got %d %s", name, got.status, got.body)
+		if got := caddytest.Do(t, r); got.Body != caddytest.Duplicate {
+			t.Errorf("%s: got %d %s", name, got.Status, got.Body)
 		}
 	}
-	b.wantDeliveries(t, 1)
+	b.WantDeliveries(t, 1)
 }
 
 func TestIdentity(t *testing.T) {
@@ -482,14 +485,14 @@ func TestIdentity(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := run(t, guard(b, test.options))
-			do(t, signed(s.url("/"), []byte(test.first))).wantForwarded(t)
-			got := do(t, signed(s.url("/"), []byte(test.second)))
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.Run(t, caddytest.Guard(b, test.options))
+			s.Post(t, "/", []byte(test.first)).WantForwarded(t)
+			got := s.Post(t, "/", []byte(test.second))
 			if test.same {
-				got.wantJSON(t, 200, bodyDuplicate)
+				got.WantDuplicate(t)
 			} else {
-				got.wantForwarded(t)
+				got.WantForwarded(t)
 			}
 		})
 	}
@@ -497,74 +500,74 @@ func TestIdentity(t *testing.T) {
 
 func TestScope(t *testing.T) {
 	t.Run("each endpoint gets its copy", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, guard(b, ""))
-		do(t, signed(s.url("/one"), taskEvent("1"))).wantForwarded(t)
-		do(t, signed(s.url("/two"), taskEvent("1"))).wantForwarded(t)
-		do(t, signed(s.url("/one"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
+		s.Post(t, "/one", caddytest.Event("1")).WantForwarded(t)
+		s.Post(t, "/two", caddytest.Event("1")).WantForwarded(t)
+		s.Post(t, "/one", caddytest.Event("1")).WantDuplicate(t)
 	})
 	t.Run("the port is no part of it", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := newSite(t)
-		_, port, _ := strings.Cut(s.addr, ":")
-		if err := s.load(strings.Replace(s.caddyfile(guard(b, "")), "http://"+s.addr, "http://:"+port, 1)); err != nil {
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.New(t)
+		_, port, _ := strings.Cut(s.Addr, ":")
+		if err := s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "")), "http://"+s.Addr, "http://:"+port, 1)); err != nil {
 			t.Fatal(err)
 		}
 		for _, host := range []string{"example.com", "127.0.0.1", "[::1]"} {
 			event := func(host string) *http.Request {
-				r := signed(s.url("/"), taskEvent("1"))
+				r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 				r.Host = host
 				return r
 			}
-			do(t, event(host)).wantForwarded(t)
-			do(t, event(host+":80")).wantJSON(t, 200, bodyDuplicate)
-			do(t, event(host+":")).wantJSON(t, 200, bodyDuplicate)
+			caddytest.Do(t, event(host)).WantForwarded(t)
+			caddytest.Do(t, event(host+":80")).WantDuplicate(t)
+			caddytest.Do(t, event(host+":")).WantDuplicate(t)
 		}
 	})
 	t.Run("rewriting does not change it", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, "handle_path /one/* {\n"+guard(b, "")+"\n}\nhandle_path /two/* {\n"+guard(b, "")+"\n}")
-		do(t, signed(s.url("/one/x"), taskEvent("1"))).wantForwarded(t)
-		do(t, signed(s.url("/two/x"), taskEvent("1"))).wantForwarded(t)
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, "handle_path /one/* {\n"+caddytest.Guard(b, "")+"\n}\nhandle_path /two/* {\n"+caddytest.Guard(b, "")+"\n}")
+		s.Post(t, "/one/x", caddytest.Event("1")).WantForwarded(t)
+		s.Post(t, "/two/x", caddytest.Event("1")).WantForwarded(t)
 	})
 	t.Run("one name for both", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, guard(b, "scope events"))
-		do(t, signed(s.url("/one"), taskEvent("1"))).wantForwarded(t)
-		do(t, signed(s.url("/two"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, caddytest.Guard(b, "scope events"))
+		s.Post(t, "/one", caddytest.Event("1")).WantForwarded(t)
+		s.Post(t, "/two", caddytest.Event("1")).WantDuplicate(t)
 	})
 	t.Run("placeholders", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, guard(b, "scope tenant-{http.request.uri.query.tenant}"))
-		do(t, signed(s.url("/one?tenant=a"), taskEvent("1"))).wantForwarded(t)
-		do(t, signed(s.url("/two?tenant=a"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-		do(t, signed(s.url("/two?tenant=b"), taskEvent("1"))).wantForwarded(t)
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, caddytest.Guard(b, "scope tenant-{http.request.uri.query.tenant}"))
+		s.Post(t, "/one?tenant=a", caddytest.Event("1")).WantForwarded(t)
+		s.Post(t, "/two?tenant=a", caddytest.Event("1")).WantDuplicate(t)
+		s.Post(t, "/two?tenant=b", caddytest.Event("1")).WantForwarded(t)
 	})
 }
 
 func TestChangedRepeatIsLogged(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	body := taskEvent("1")
-	do(t, signed(s.url("/"), body)).wantForwarded(t)
-	do(t, signed(s.url("/"), body)).wantJSON(t, 200, bodyDuplicate)
-	if strings.Contains(s.logged(), "bytes differ") {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	body := caddytest.Event("1")
+	s.Post(t, "/", body).WantForwarded(t)
+	s.Post(t, "/", body).WantDuplicate(t)
+	if strings.Contains(s.Logged(), "bytes differ") {
 		t.Error("an unchanged repeat is called changed")
 	}
-	do(t, signed(s.url("/"), append(body, ' '))).wantJSON(t, 200, bodyDuplicate)
-	if !strings.Contains(s.logged(), "bytes differ") {
+	s.Post(t, "/", append(body, ' ')).WantDuplicate(t)
+	if !strings.Contains(s.Logged(), "bytes differ") {
 		t.Error("a changed repeat is not logged")
 	}
-	b.wantDeliveries(t, 1)
+	b.WantDeliveries(t, 1)
 }
 
 func TestRetention(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, "retention 1s"))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	eventually(t, "event is forgotten", func() bool {
-		return do(t, signed(s.url("/"), taskEvent("1"))).body == "from the backend"
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, "retention 1s"))
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	caddytest.Eventually(t, "event is forgotten", func() bool {
+		return s.Send(t, "1").Body == "from the backend"
 	})
 }
 
@@ -586,14 +589,14 @@ func TestForgottenNoEarlierThanRetention(t *testing.T) {
 }
 
 // concurrently sends the same event n times at once and returns the answers.
-func concurrently(t *testing.T, url string, body []byte, n int) []reply {
+func concurrently(t *testing.T, url string, body []byte, n int) []caddytest.Reply {
 	t.Helper()
-	replies := make([]reply, n)
+	replies := make([]caddytest.Reply, n)
 	var wg sync.WaitGroup
 	for i := range replies {
 		wg.Go(func() {
 			var err error
-			if replies[i], err = doWith(sender, signed(url, body)); err != nil {
+			if replies[i], err = caddytest.DoWith(caddytest.Sender, caddytest.Signed(url, body)); err != nil {
 				t.Error(err)
 			}
 		})
@@ -603,28 +606,28 @@ func concurrently(t *testing.T, url string, body []byte, n int) []reply {
 }
 
 func TestConcurrentRepeatsWaitForTheOutcome(t *testing.T) {
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		time.Sleep(200 * time.Millisecond)
 		io.WriteString(w, "from the backend")
 	})
-	s := run(t, guard(b, ""))
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	forwarded := 0
-	for _, got := range concurrently(t, s.url("/"), taskEvent("1"), 20) {
-		if got.body == "from the backend" {
+	for _, got := range concurrently(t, s.URL("/"), caddytest.Event("1"), 20) {
+		if got.Body == "from the backend" {
 			forwarded++
 		} else {
-			got.wantJSON(t, 200, bodyDuplicate)
+			got.WantDuplicate(t)
 		}
 	}
 	if forwarded != 1 {
 		t.Errorf("%d answers from the backend, want 1", forwarded)
 	}
-	b.wantDeliveries(t, 1)
+	b.WantDeliveries(t, 1)
 }
 
 func TestOneWaiterTakesOverAfterAFailure(t *testing.T) {
 	var attempts, atOnce atomic.Int32
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		if atOnce.Add(1) > 1 {
 			t.Error("two deliveries of one event at once")
 		}
@@ -636,12 +639,12 @@ func TestOneWaiterTakesOverAfterAFailure(t *testing.T) {
 		}
 		io.WriteString(w, "from the backend")
 	})
-	s := run(t, guard(b, ""))
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	statuses := map[string]int{}
-	for _, got := range concurrently(t, s.url("/"), taskEvent("1"), 20) {
-		statuses[fmt.Sprint(got.status, " ", got.body)]++
+	for _, got := range concurrently(t, s.URL("/"), caddytest.Event("1"), 20) {
+		statuses[fmt.Sprint(got.Status, " ", got.Body)]++
 	}
-	want := map[string]int{"500 ": 3, "200 from the backend": 1, "200 " + bodyDuplicate: 16}
+	want := map[string]int{"500 ": 3, "200 from the backend": 1, "200 " + caddytest.Duplicate: 16}
 	if fmt.Sprint(statuses) != fmt.Sprint(want) {
 		t.Errorf("got %v, want %v", statuses, want)
 	}
@@ -650,37 +653,37 @@ func TestOneWaiterTakesOverAfterAFailure(t *testing.T) {
 func TestStillBusyAfterTheWait(t *testing.T) {
 	for _, wait := range []string{"0s", "100ms"} {
 		release := make(chan struct{})
-		b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { <-release })
-		s := run(t, guard(b, "in_flight_wait "+wait))
-		first := make(chan reply)
+		b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { <-release })
+		s := caddytest.Run(t, caddytest.Guard(b, "in_flight_wait "+wait))
+		first := make(chan caddytest.Reply)
 		go func() {
-			got, _ := doWith(sender, signed(s.url("/"), taskEvent("1")))
+			got, _ := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 			first <- got
 		}()
-		eventually(t, "first delivery begins", func() bool { return len(b.deliveries()) == 1 })
-		got := do(t, signed(s.url("/"), taskEvent("1")))
-		got.wantJSON(t, 503, bodyBusy)
-		if got.header.Get("Retry-After") == "" {
+		caddytest.Eventually(t, "first delivery begins", func() bool { return len(b.Deliveries()) == 1 })
+		got := s.Send(t, "1")
+		got.WantJSON(t, 503, caddytest.Busy)
+		if got.Header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
 		close(release)
-		if got := <-first; got.status != 200 {
-			t.Errorf("first: %d", got.status)
+		if got := <-first; got.Status != 200 {
+			t.Errorf("first: %d", got.Status)
 		}
 	}
 }
 
 func TestForwardedHeaders(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	r := signed(s.url("/"), taskEvent("1"))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 	for _, name := range []string{"Idempotency-Key", "X-InstantAPI-Verified", "X-InstantAPI-Deduplicated"} {
 		r.Header.Set(name, "spoofed")
 		r.Header.Add(name, "twice")
 	}
-	do(t, r).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("2"))).wantForwarded(t)
-	got := b.deliveries()
+	caddytest.Do(t, r).WantForwarded(t)
+	s.Send(t, "2").WantForwarded(t)
+	got := b.Deliveries()
 	first := got[0].Header.Values("Idempotency-Key")
 	if len(first) != 1 || len(first[0]) != 32 || first[0] == got[1].Header.Get("Idempotency-Key") {
 		t.Errorf("Idempotency-Key is %q, then %q", first, got[1].Header.Get("Idempotency-Key"))
@@ -695,17 +698,17 @@ func TestForwardedHeaders(t *testing.T) {
 
 func TestRetryHasTheSameIdempotencyKey(t *testing.T) {
 	fail := true
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		if fail {
 			w.WriteHeader(503)
 		}
 	})
-	s := run(t, guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("1")))
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	s.Send(t, "1")
 	fail = false
-	do(t, signed(s.url("/"), taskEvent("1")))
-	b.wantDeliveries(t, 2)
-	got := b.deliveries()
+	s.Send(t, "1")
+	b.WantDeliveries(t, 2)
+	got := b.Deliveries()
 	if a, b := got[0].Header.Get("Idempotency-Key"), got[1].Header.Get("Idempotency-Key"); a != b {
 		t.Errorf("got %s, then %s", a, b)
 	}
@@ -713,103 +716,103 @@ func TestRetryHasTheSameIdempotencyKey(t *testing.T) {
 
 func TestDeliveryGoesOnWhenTheSenderHangsUp(t *testing.T) {
 	release := make(chan struct{})
-	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) { <-release })
-	s := run(t, guard(b, ""))
-	ctx, hangUp := context.WithCancel(timeout(t))
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) { <-release })
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	ctx, hangUp := context.WithCancel(caddytest.Timeout(t))
 	sent := make(chan error)
 	go func() {
-		_, err := doWith(sender, signed(s.url("/"), taskEvent("1")).WithContext(ctx))
+		_, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")).WithContext(ctx))
 		sent <- err
 	}()
-	eventually(t, "delivery begins", func() bool { return len(b.deliveries()) == 1 })
+	caddytest.Eventually(t, "delivery begins", func() bool { return len(b.Deliveries()) == 1 })
 	hangUp()
 	if err := <-sent; err == nil {
 		t.Fatal("sender did not hang up")
 	}
 	time.Sleep(100 * time.Millisecond) // for the news to spread
-	if err := b.deliveries()[0].Context().Err(); err != nil {
+	if err := b.Deliveries()[0].Context().Err(); err != nil {
 		t.Error("backend was hung up on")
 	}
 	close(release)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 func TestForwardTimeout(t *testing.T) {
-	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Quick") == "" {
 			<-r.Context().Done()
 		}
 	})
-	s := run(t, guard(b, "forward_timeout 200ms"))
-	if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 504 {
-		t.Errorf("got %d, want 504", got.status)
+	s := caddytest.Run(t, caddytest.Guard(b, "forward_timeout 200ms"))
+	if got := s.Send(t, "1"); got.Status != 504 {
+		t.Errorf("got %d, want 504", got.Status)
 	}
-	r := signed(s.url("/"), taskEvent("1"))
+	r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 	r.Header.Set("Quick", "1")
-	if got := do(t, r); got.status != 200 || got.body == bodyDuplicate {
-		t.Errorf("got %d %s, want a delivery", got.status, got.body)
+	if got := caddytest.Do(t, r); got.Status != 200 || got.Body == caddytest.Duplicate {
+		t.Errorf("got %d %s, want a delivery", got.Status, got.Body)
 	}
 }
 
 func TestNoSuccessNoRecord(t *testing.T) {
 	for _, status := range []int{301, 304, 400, 404, 409, 500, 503} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-			s := run(t, guard(b, ""))
+			b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+			s := caddytest.Run(t, caddytest.Guard(b, ""))
 			client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 			for range 2 {
-				got, err := doWith(client, signed(s.url("/"), taskEvent("1")))
-				if err != nil || got.status != status {
-					t.Errorf("got %d %v, want %d", got.status, err, status)
+				got, err := caddytest.DoWith(client, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
+				if err != nil || got.Status != status {
+					t.Errorf("got %d %v, want %d", got.Status, err, status)
 				}
 			}
-			b.wantDeliveries(t, 2)
+			b.WantDeliveries(t, 2)
 		})
 	}
 	t.Run("backend is down", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, guard(b, ""))
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
 		b.Close()
 		for range 2 {
-			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 502 {
-				t.Errorf("got %d, want 502", got.status)
+			if got := s.Send(t, "1"); got.Status != 502 {
+				t.Errorf("got %d, want 502", got.Status)
 			}
 		}
 	})
 	t.Run("backend hangs up", func(t *testing.T) {
-		b := newBackend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-		s := run(t, guard(b, ""))
+		b := caddytest.NewBackend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
 		for range 2 {
-			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 502 {
-				t.Errorf("got %d, want 502", got.status)
+			if got := s.Send(t, "1"); got.Status != 502 {
+				t.Errorf("got %d, want 502", got.Status)
 			}
 		}
-		b.wantDeliveries(t, 2)
+		b.WantDeliveries(t, 2)
 	})
 	t.Run("handler panics", func(t *testing.T) {
-		s := run(t, "instantapi_verify "+testSecret+"\ntest_panic")
+		s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\ntest panic")
 		for range 2 {
-			if _, err := doWith(sender, signed(s.url("/"), taskEvent("1"))); err == nil {
+			if _, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1"))); err == nil {
 				t.Error("got an answer, want a broken connection")
 			}
 		}
-		if n := panics.Load(); n != 2 {
+		if n := caddytest.Panics.Load(); n != 2 {
 			t.Errorf("handler was called %d times, want 2", n)
 		}
 	})
 	t.Run("templates of nothing", func(t *testing.T) {
-		s := run(t, "instantapi_verify "+testSecret+"\ntemplates")
+		s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\ntemplates")
 		for range 2 {
-			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 502 {
-				t.Errorf("got %d %s, want 502", got.status, got.body)
+			if got := s.Send(t, "1"); got.Status != 502 {
+				t.Errorf("got %d %s, want 502", got.Status, got.Body)
 			}
 		}
 	})
 	t.Run("no handler", func(t *testing.T) {
-		s := run(t, "instantapi_verify "+testSecret+"\nreverse_proxy /elsewhere 127.0.0.1:1")
+		s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\nreverse_proxy /elsewhere 127.0.0.1:1")
 		for range 2 {
-			do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 502, `{"error": "No backend"}`)
+			s.Send(t, "1").WantJSON(t, 502, `{"error": "No backend"}`)
 		}
 	})
 }
@@ -817,44 +820,44 @@ func TestNoSuccessNoRecord(t *testing.T) {
 func TestEverySuccessIsRecorded(t *testing.T) {
 	for _, status := range []int{200, 201, 202, 204, 206, 299} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
-			b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-			s := run(t, guard(b, ""))
-			if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != status {
-				t.Errorf("got %d, want %d", got.status, status)
+			b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+			s := caddytest.Run(t, caddytest.Guard(b, ""))
+			if got := s.Send(t, "1"); got.Status != status {
+				t.Errorf("got %d, want %d", got.Status, status)
 			}
-			do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+			s.Send(t, "1").WantDuplicate(t)
 		})
 	}
 	t.Run("after 103 Early Hints", func(t *testing.T) {
 		fail := true
-		b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(103)
 			if fail {
 				w.WriteHeader(500)
 			}
 		})
-		s := run(t, guard(b, ""))
-		if got := do(t, signed(s.url("/"), taskEvent("1"))); got.status != 500 {
-			t.Errorf("got %d, want 500", got.status)
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
+		if got := s.Send(t, "1"); got.Status != 500 {
+			t.Errorf("got %d, want 500", got.Status)
 		}
 		fail = false
-		if got := do(t, signed(s.url("/"), taskEvent("1"))); got.body == bodyDuplicate {
+		if got := s.Send(t, "1"); got.Body == caddytest.Duplicate {
 			t.Error("1xx counts as a success")
 		}
-		do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+		s.Send(t, "1").WantDuplicate(t)
 	})
 	t.Run("backend fails after its header", func(t *testing.T) {
-		b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "1000")
 			w.Write([]byte("begin"))
 			http.NewResponseController(w).Flush()
 			panic(http.ErrAbortHandler)
 		})
-		s := run(t, guard(b, ""))
-		if _, err := doWith(sender, signed(s.url("/"), taskEvent("1"))); err == nil {
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
+		if _, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1"))); err == nil {
 			t.Error("broken answer arrived whole")
 		}
-		do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
+		s.Send(t, "1").WantDuplicate(t)
 	})
 }
 
@@ -862,9 +865,9 @@ func TestEverySuccessIsRecorded(t *testing.T) {
 func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 	for _, first := range []string{"header", "write", "read_from", "flush"} {
 		t.Run(first, func(t *testing.T) {
-			s, faulty := runFaulty(t, "instantapi_verify "+testSecret+"\nroute {\ntest_answer "+first+"\n}")
+			s, faulty := caddytest.RunFaulty(t, "instantapi_verify "+caddytest.Secret+"\nroute {\ntest "+first+"\n}")
 			recording, release := make(chan struct{}), make(chan struct{})
-			faulty.set(nil, func(store.Identity) error {
+			faulty.SetFaults(nil, func(context.Context, store.Identity) error {
 				close(recording)
 				<-release
 				return nil
@@ -872,7 +875,7 @@ func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 			answered := make(chan struct{})
 			go func() {
 				defer close(answered)
-				res, err := sender.Do(signed(s.url("/"), taskEvent("1")))
+				res, err := caddytest.Sender.Do(caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 				if err != nil {
 					t.Error(err)
 					return
@@ -893,14 +896,14 @@ func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 
 func TestAnswerStreams(t *testing.T) {
 	release := make(chan struct{})
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "first")
 		http.NewResponseController(w).Flush()
 		<-release
 		io.WriteString(w, "second")
 	})
-	s := run(t, strings.Replace(guard(b, ""), "reverse_proxy "+b.addr(), "reverse_proxy "+b.addr()+" {\nflush_interval -1\n}", 1))
-	res, err := sender.Do(signed(s.url("/"), taskEvent("1")).WithContext(timeout(t)))
+	s := caddytest.Run(t, strings.Replace(caddytest.Guard(b, ""), "reverse_proxy "+b.Addr(), "reverse_proxy "+b.Addr()+" {\nflush_interval -1\n}", 1))
+	res, err := caddytest.Sender.Do(caddytest.Signed(s.URL("/"), caddytest.Event("1")).WithContext(caddytest.Timeout(t)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -916,87 +919,87 @@ func TestAnswerStreams(t *testing.T) {
 }
 
 func TestStoreFailsBeforeTheDelivery(t *testing.T) {
-	broken := func(store.Identity) error { return errors.New("disk on fire") }
+	broken := storetest.Always(errors.New("disk on fire"))
 	t.Run("reject", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s, faulty := runFaulty(t, guard(b, ""))
-		faulty.set(broken, nil)
-		got := do(t, signed(s.url("/"), taskEvent("1")))
-		got.wantJSON(t, 503, bodyNoStore)
-		if got.header.Get("Retry-After") == "" {
+		b := caddytest.NewBackend(t, nil)
+		s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, ""))
+		faulty.SetFaults(broken, nil)
+		got := s.Send(t, "1")
+		got.WantJSON(t, 503, caddytest.NoStore)
+		if got.Header.Get("Retry-After") == "" {
 			t.Error("no Retry-After")
 		}
-		b.wantDeliveries(t, 0)
-		faulty.set(nil, nil)
-		do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+		b.WantDeliveries(t, 0)
+		faulty.SetFaults(nil, nil)
+		s.Send(t, "1").WantForwarded(t)
 	})
 	t.Run("forward", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s, faulty := runFaulty(t, guard(b, "on_store_error forward"))
-		faulty.set(broken, broken)
-		r := signed(s.url("/"), taskEvent("1"))
+		b := caddytest.NewBackend(t, nil)
+		s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, "on_store_error forward"))
+		faulty.SetFaults(broken, broken)
+		r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 		r.Header.Set("X-InstantAPI-Deduplicated", "true")
-		do(t, r).wantForwarded(t)
-		if mark := b.deliveries()[0].Header.Values("X-InstantAPI-Deduplicated"); len(mark) != 1 || mark[0] != "false" {
+		caddytest.Do(t, r).WantForwarded(t)
+		if mark := b.Deliveries()[0].Header.Values("X-InstantAPI-Deduplicated"); len(mark) != 1 || mark[0] != "false" {
 			t.Errorf("X-InstantAPI-Deduplicated is %q, want false", mark)
 		}
 		// this process knows all the same
-		do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-		b.wantDeliveries(t, 1)
+		s.Send(t, "1").WantDuplicate(t)
+		b.WantDeliveries(t, 1)
 	})
 }
 
 func TestStoreFailsAfterTheDelivery(t *testing.T) {
-	b := newBackend(t, nil)
-	s, faulty := runFaulty(t, guard(b, ""))
-	faulty.set(nil, func(store.Identity) error { return errors.New("disk on fire") })
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
-	if log := s.logged(); !strings.Contains(log, "could not be recorded") || !strings.Contains(log, "disk on fire") {
+	b := caddytest.NewBackend(t, nil)
+	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, ""))
+	faulty.SetFaults(nil, storetest.Always(errors.New("disk on fire")))
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
+	if log := s.Logged(); !strings.Contains(log, "could not be recorded") || !strings.Contains(log, "disk on fire") {
 		t.Error("failure is not logged")
 	}
 	// The store is not given more to refuse.
-	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
-	b.wantDeliveries(t, 1)
-	faulty.set(nil, nil)
-	eventually(t, "delivery is recorded late", func() bool { return faulty.size() == 1 })
-	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 2)
+	s.Send(t, "2").WantJSON(t, 503, caddytest.NoStore)
+	b.WantDeliveries(t, 1)
+	faulty.SetFaults(nil, nil)
+	caddytest.Eventually(t, "delivery is recorded late", func() bool { return len(faulty.Records()) == 1 })
+	caddytest.Eventually(t, "new events are taken again", func() bool { return s.Send(t, "2").Status == 200 })
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 2)
 }
 
 // A store that hangs for as long as it may takes nobody's answer away.
 func TestStoreFailsByHanging(t *testing.T) {
-	b := newBackend(t, nil)
-	s, faulty := runFaulty(t, guard(b, ""))
-	faulty.set(nil, func(store.Identity) error {
+	b := caddytest.NewBackend(t, nil)
+	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, ""))
+	faulty.SetFaults(nil, func(context.Context, store.Identity) error {
 		time.Sleep(time.Second)
 		return errors.New("the disk does not answer")
 	})
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	do(t, signed(s.url("/"), taskEvent("2"))).wantJSON(t, 503, bodyNoStore)
-	faulty.set(nil, nil)
-	eventually(t, "new events are taken again", func() bool { return do(t, signed(s.url("/"), taskEvent("2"))).status == 200 })
-	b.wantDeliveries(t, 2)
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	s.Send(t, "2").WantJSON(t, 503, caddytest.NoStore)
+	faulty.SetFaults(nil, nil)
+	caddytest.Eventually(t, "new events are taken again", func() bool { return s.Send(t, "2").Status == 200 })
+	b.WantDeliveries(t, 2)
 }
 
 func TestVerifyOnly(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
 	// no global option, so that a store would be made in the default place
-	config := strings.Replace(s.caddyfile(guard(b, "verify_only")), "instantapi_verify {\n\t\tstore", "#", 1)
-	config = strings.NewReplacer("path "+caddyQuote(s.store), "", "min_free_space 32MiB", "").Replace(config)
+	config := strings.Replace(s.Caddyfile(caddytest.Guard(b, "verify_only")), "instantapi_verify {\n\t\tstore", "#", 1)
+	config = strings.NewReplacer("path "+caddytest.Quote(s.Store), "", "min_free_space 32MiB", "").Replace(config)
 	config = config[:strings.Index(config, "\t#")] + "}\n" + config[strings.Index(config, "http://"):]
-	if err := s.load(config); err != nil {
+	if err := s.Load(config); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+		s.Send(t, "1").WantForwarded(t)
 	}
-	do(t, signed(s.url("/"), []byte("hello"))).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
-	b.wantDeliveries(t, 2)
+	s.Post(t, "/", []byte("hello")).WantJSON(t, 400, caddytest.BadJSON)
+	b.WantDeliveries(t, 2)
 	openLedgers.Range(func(key, _ any) bool {
 		t.Errorf("store %v is open", key)
 		return true
@@ -1004,12 +1007,12 @@ func TestVerifyOnly(t *testing.T) {
 }
 
 func TestErrorRoutesTakeOver(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
-	other := freeAddr(t)
-	_, port, _ := net.SplitHostPort(s.addr)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
+	other := caddytest.FreeAddr(t)
+	_, port, _ := net.SplitHostPort(s.Addr)
 	// two sites on one server: only one has error routes
-	config := s.global("", "") + fmt.Sprintf(`
+	config := s.Global() + fmt.Sprintf(`
 http://127.0.0.1:%[1]s {
 	%[2]s
 	handle_errors {
@@ -1022,29 +1025,29 @@ http://localhost:%[1]s {
 http://%[3]s {
 	respond "another server"
 }
-`, port, guard(b, "answer_verification_requests\nin_flight_wait 0s"), other)
-	if err := s.load(config); err != nil {
+`, port, caddytest.Guard(b, "answer_verification_requests\nin_flight_wait 0s"), other)
+	if err := s.Load(config); err != nil {
 		t.Fatal(err)
 	}
-	r := signed(s.url("/"), taskEvent("1"))
+	r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 	r.Header.Del(signature.DefaultHeader)
-	if got := do(t, r); got.status != 401 || got.body != "401 bad_signature, says the site" {
-		t.Errorf("got %d %s", got.status, got.body)
+	if got := caddytest.Do(t, r); got.Status != 401 || got.Body != "401 bad_signature, says the site" {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
-	r, _ = http.NewRequest("PUT", s.url("/"), nil)
-	if got := do(t, r); got.status != 405 || got.header.Get("Allow") != "GET, HEAD, POST" {
-		t.Errorf("got %d %v", got.status, got.header)
+	r, _ = http.NewRequest("PUT", s.URL("/"), nil)
+	if got := caddytest.Do(t, r); got.Status != 405 || got.Header.Get("Allow") != "GET, HEAD, POST" {
+		t.Errorf("got %d %v", got.Status, got.Header)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	r = signed("http://localhost:"+port+"/", taskEvent("1"))
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	r = caddytest.Signed("http://localhost:"+port+"/", caddytest.Event("1"))
 	r.Header.Del(signature.DefaultHeader)
-	do(t, r).wantJSON(t, 401, bodyForged)
+	caddytest.Do(t, r).WantJSON(t, 401, caddytest.Forged)
 }
 
 func TestPlaceholdersRouteAndAccessLogTells(t *testing.T) {
-	completed, failed, unknown := newBackend(t, nil), newBackend(t, nil), newBackend(t, nil)
-	s := run(t, fmt.Sprintf(`
+	completed, failed, unknown := caddytest.NewBackend(t, nil), caddytest.NewBackend(t, nil), caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, fmt.Sprintf(`
 	log
 	instantapi_verify %s
 	@completed vars {http.instantapi_verify.event_type} task.completed
@@ -1059,24 +1062,24 @@ func TestPlaceholdersRouteAndAccessLogTells(t *testing.T) {
 	}
 	handle {
 		reverse_proxy %s
-	}`, testSecret, completed.addr(), failed.addr(), unknown.addr()))
+	}`, caddytest.Secret, completed.Addr(), failed.Addr(), unknown.Addr()))
 	for _, kind := range []string{"task.completed", "task.failed", "task.unheard_of"} {
-		body := bytes.Replace(taskEvent("T-1"), []byte("task.completed"), []byte(kind), 1)
-		do(t, signed(s.url("/"), body)).wantForwarded(t)
+		body := bytes.Replace(caddytest.Event("T-1"), []byte("task.completed"), []byte(kind), 1)
+		s.Post(t, "/", body).WantForwarded(t)
 	}
-	completed.wantDeliveries(t, 1)
-	failed.wantDeliveries(t, 1)
-	unknown.wantDeliveries(t, 1)
-	if told := completed.deliveries()[0].Header.Get("X-Told"); told != "T-1 completed forwarded" {
+	completed.WantDeliveries(t, 1)
+	failed.WantDeliveries(t, 1)
+	unknown.WantDeliveries(t, 1)
+	if told := completed.Deliveries()[0].Header.Get("X-Told"); told != "T-1 completed forwarded" {
 		t.Errorf("placeholders say %q", told)
 	}
-	do(t, signed(s.url("/"), taskEvent("T-1"))).wantJSON(t, 200, bodyDuplicate)
-	do(t, signed(s.url("/"), []byte("x")))
+	s.Send(t, "T-1").WantDuplicate(t)
+	s.Post(t, "/", []byte("x"))
 
 	var told []string
-	eventually(t, "access log is written", func() bool {
+	caddytest.Eventually(t, "access log is written", func() bool {
 		told = nil
-		for line := range strings.Lines(s.logged()) {
+		for line := range strings.Lines(s.Logged()) {
 			var entry struct {
 				Logger string
 				Event  map[string]string `json:"instantapi_verify"`
@@ -1102,61 +1105,61 @@ func TestPlaceholdersRouteAndAccessLogTells(t *testing.T) {
 // With several upstreams the proxy resends the body by itself, and only the last
 // attempt is the delivery.
 func TestSecondUpstreamGetsTheWholeBody(t *testing.T) {
-	body := bytes.Replace(taskEvent("1"), []byte("ok"), bytes.Repeat([]byte("x"), 1<<20), 1)
+	body := bytes.Replace(caddytest.Event("1"), []byte("ok"), bytes.Repeat([]byte("x"), 1<<20), 1)
 	t.Run("first is down", func(t *testing.T) {
-		b := newBackend(t, nil)
-		s := run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s %s {\nlb_policy first\nlb_try_duration 5s\nfail_duration 10s\n}", testSecret, freeAddr(t), b.addr()))
-		do(t, signed(s.url("/"), body)).wantForwarded(t)
-		do(t, signed(s.url("/"), body)).wantJSON(t, 200, bodyDuplicate)
-		b.wantDeliveries(t, 1)
-		if !bytes.Equal(b.deliveries()[0].body, body) {
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s %s {\nlb_policy first\nlb_try_duration 5s\nfail_duration 10s\n}", caddytest.Secret, caddytest.FreeAddr(t), b.Addr()))
+		s.Post(t, "/", body).WantForwarded(t)
+		s.Post(t, "/", body).WantDuplicate(t)
+		b.WantDeliveries(t, 1)
+		if !bytes.Equal(b.Deliveries()[0].Body, body) {
 			t.Error("body is not whole")
 		}
 	})
 	t.Run("first dies while it reads", func(t *testing.T) {
-		dying := newBackend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-		b := newBackend(t, nil)
-		s := run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s %s {\nlb_policy first\nlb_try_duration 5s\nlb_retry_match {\nmethod POST\n}\nfail_duration 10s\nrequest_buffers 4MiB\n}",
-			testSecret, dying.addr(), b.addr()))
-		do(t, signed(s.url("/"), body)).wantForwarded(t)
-		do(t, signed(s.url("/"), body)).wantJSON(t, 200, bodyDuplicate)
-		b.wantDeliveries(t, 1)
-		if !bytes.Equal(b.deliveries()[0].body, body) {
+		dying := caddytest.NewBackend(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+		b := caddytest.NewBackend(t, nil)
+		s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s %s {\nlb_policy first\nlb_try_duration 5s\nlb_retry_match {\nmethod POST\n}\nfail_duration 10s\nrequest_buffers 4MiB\n}",
+			caddytest.Secret, dying.Addr(), b.Addr()))
+		s.Post(t, "/", body).WantForwarded(t)
+		s.Post(t, "/", body).WantDuplicate(t)
+		b.WantDeliveries(t, 1)
+		if !bytes.Equal(b.Deliveries()[0].Body, body) {
 			t.Error("body is not whole")
 		}
 	})
 }
 
 func TestDeliveriesOutliveARestart(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	s.Send(t, "1").WantForwarded(t)
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	waitForClosedStores(t)
-	s.mustLoad(guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	s.MustLoad(caddytest.Guard(b, ""))
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 func TestSecretsStayOutOfTheLog(t *testing.T) {
 	t.Setenv("INSTANTAPI_TEST_SECRET", "whsec_do_not_tell")
-	body := taskEvent("do-tell")
-	b := newBackend(t, nil)
-	s, faulty := runFaulty(t, "instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\non_store_error forward\n}\nreverse_proxy "+b.addr())
+	body := caddytest.Event("do-tell")
+	b := caddytest.NewBackend(t, nil)
+	s, faulty := caddytest.RunFaulty(t, "instantapi_verify {env.INSTANTAPI_TEST_SECRET} {\non_store_error forward\n}\nreverse_proxy "+b.Addr())
 	send := func(body []byte, sig string) {
-		r := signed(s.url("/"), body)
+		r := caddytest.Signed(s.URL("/"), body)
 		r.Header.Set(signature.DefaultHeader, sig)
-		do(t, r)
+		caddytest.Do(t, r)
 	}
 	expected := signature.Sign("whsec_do_not_tell", body)
 	send(body, strings.Repeat("0", 64))
 	send([]byte("junk_body_bytes"), signature.Sign("whsec_do_not_tell", []byte("junk_body_bytes")))
-	faulty.set(func(store.Identity) error { return errors.New("on fire") }, func(store.Identity) error { return errors.New("on fire") })
+	faulty.SetFaults(storetest.Always(errors.New("on fire")), storetest.Always(errors.New("on fire")))
 	send(body, expected)
 	send(append(body, ' '), signature.Sign("whsec_do_not_tell", append(body, ' ')))
-	log := s.logged()
+	log := s.Logged()
 	for line := range strings.Lines(log) {
 		if !strings.Contains(line, "instantapi_verify") {
 			continue
@@ -1175,54 +1178,54 @@ func TestSecretsStayOutOfTheLog(t *testing.T) {
 // An upgrade must not make new events of old ones: this is the identity of an
 // event, pinned.
 func TestIdempotencyKeyStaysTheSame(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, "scope example.com/hook"))
-	do(t, signed(s.url("/"), taskEvent("task_1"))).wantForwarded(t)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, "scope example.com/hook"))
+	s.Send(t, "task_1").WantForwarded(t)
 	const want = "76c113b432e8750ded870abd663ab752"
-	if got := b.deliveries()[0].Header.Get("Idempotency-Key"); got != want {
+	if got := b.Deliveries()[0].Header.Get("Idempotency-Key"); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
 // A snippet that is imported twice makes two guards of one.
 func TestTwoGuardsInARow(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, "route {\ninstantapi_verify "+testSecret+"\n"+guard(b, "")+"\n}")
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, "route {\ninstantapi_verify "+caddytest.Secret+"\n"+caddytest.Guard(b, "")+"\n}")
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 func TestErrorRouteForAStatus(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
-	_, port, _ := net.SplitHostPort(s.addr)
-	if err := s.load(s.global("", "") + "http://:" + port + " {\n" + guard(b, "") + "\nhandle_errors 401 {\nrespond custom 401\n}\n}\n"); err != nil {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
+	_, port, _ := net.SplitHostPort(s.Addr)
+	if err := s.Load(s.Global() + "http://:" + port + " {\n" + caddytest.Guard(b, "") + "\nhandle_errors 401 {\nrespond custom 401\n}\n}\n"); err != nil {
 		t.Fatal(err)
 	}
-	r := signed(s.url("/"), taskEvent("1"))
+	r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 	r.Header.Del(signature.DefaultHeader)
-	if got := do(t, r); got.status != 401 || got.body != "custom" {
-		t.Errorf("got %d %s", got.status, got.body)
+	if got := caddytest.Do(t, r); got.Status != 401 || got.Body != "custom" {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
-	do(t, signed(s.url("/"), []byte("hello"))).wantJSON(t, 400, `{"error": "Invalid JSON"}`)
+	s.Post(t, "/", []byte("hello")).WantJSON(t, 400, caddytest.BadJSON)
 }
 
 // The README's way to keep signatures out of Caddy's own access log.
 func TestAccessLogCanDoWithoutTheSignature(t *testing.T) {
-	b := newBackend(t, nil)
+	b := caddytest.NewBackend(t, nil)
 	for _, filter := range []string{"", "format filter {\nrequest>headers>X-Instantapi-Signature delete\n}"} {
 		access := filepath.Join(t.TempDir(), "access.json")
-		s := run(t, "log {\noutput file "+caddyQuote(access)+"\n"+filter+"\n}\n"+guard(b, ""))
-		body := taskEvent("filter" + filter)
-		do(t, signed(s.url("/"), body)).wantForwarded(t)
+		s := caddytest.Run(t, "log {\noutput file "+caddytest.Quote(access)+"\n"+filter+"\n}\n"+caddytest.Guard(b, ""))
+		body := caddytest.Event("filter" + filter)
+		s.Post(t, "/", body).WantForwarded(t)
 		line := ""
-		eventually(t, "access log is written", func() bool {
+		caddytest.Eventually(t, "access log is written", func() bool {
 			log, _ := os.ReadFile(access)
 			line = string(log)
 			return strings.Contains(line, `"outcome":"forwarded"`)
 		})
-		if logged := strings.Contains(line, signature.Sign(testSecret, body)); logged != (filter == "") {
+		if logged := strings.Contains(line, signature.Sign(caddytest.Secret, body)); logged != (filter == "") {
 			t.Errorf("with filter %q the signature is in the log: %t", filter, logged)
 		}
 		if err := caddy.Stop(); err != nil { // so that the file can be removed

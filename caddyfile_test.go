@@ -10,6 +10,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 func TestCaddyfileOfHandler(t *testing.T) {
@@ -126,8 +127,8 @@ func TestCaddyfileErrors(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.line, func(t *testing.T) {
-			_, err := adapt("http://:80 {\ninstantapi_verify s {\n" + test.line + "\n}\n}\n")
-			wantError(t, err, test.want, fmt.Sprintf("Caddyfile:%d", 3+min(1, strings.Count(test.line, "\n"))))
+			_, err := caddytest.Adapt("http://:80 {\ninstantapi_verify s {\n" + test.line + "\n}\n}\n")
+			caddytest.WantError(t, err, test.want, fmt.Sprintf("Caddyfile:%d", 3+min(1, strings.Count(test.line, "\n"))))
 		})
 	}
 	for in, want := range map[string]string{
@@ -138,8 +139,8 @@ func TestCaddyfileErrors(t *testing.T) {
 		"instantapi_verify a b {\n}":                        "takes one secret on its line",
 		"instantapi_verify s {\nretention 1h\nnonsense\n}x": "nonsense",
 	} {
-		_, err := adapt("http://:80 {\n" + in + "\n}\n")
-		wantError(t, err, want, "Caddyfile:")
+		_, err := caddytest.Adapt("http://:80 {\n" + in + "\n}\n")
+		caddytest.WantError(t, err, want, "Caddyfile:")
 	}
 }
 
@@ -169,13 +170,13 @@ func TestCaddyfileErrorsOfApp(t *testing.T) {
 		store("min_free_space lots"): `min_free_space: "lots" is not a size`,
 		store("min_free_space 1GB\nmin_free_space 1GB"): "min_free_space is repeated; give it once",
 	} {
-		_, err := adapt("{\ninstantapi_verify {\n" + in + "\n}\n}\n:80\n")
-		wantError(t, err, want, "Caddyfile:")
+		_, err := caddytest.Adapt("{\ninstantapi_verify {\n" + in + "\n}\n}\n:80\n")
+		caddytest.WantError(t, err, want, "Caddyfile:")
 	}
-	_, err := adapt("{\ninstantapi_verify {\n}\ninstantapi_verify {\n}\n}\n:80\n")
-	wantError(t, err, "give it once")
-	_, err = adapt("{\ninstantapi_verify badger\n}\n:80\n")
-	wantError(t, err, "takes no argument")
+	_, err := caddytest.Adapt("{\ninstantapi_verify {\n}\ninstantapi_verify {\n}\n}\n:80\n")
+	caddytest.WantError(t, err, "give it once")
+	_, err = caddytest.Adapt("{\ninstantapi_verify badger\n}\n:80\n")
+	caddytest.WantError(t, err, "takes no argument")
 }
 
 // What a Caddyfile can't say wrongly, JSON still can.
@@ -218,7 +219,7 @@ func TestBadValuesDoNotLoad(t *testing.T) {
 	}
 	for _, test := range tests {
 		err := validate(config(test.handler, `{}`))
-		wantError(t, err, test.want)
+		caddytest.WantError(t, err, test.want)
 		if err != nil && strings.Contains(err.Error(), "do_not_tell") {
 			t.Errorf("error tells the secret: %v", err)
 		}
@@ -230,7 +231,7 @@ func TestBadValuesDoNotLoad(t *testing.T) {
 		`{"store":{"module":"badger","path":"{env.NOT_SET}"}}`: "path",
 		`{"store":{"module":"badger","sync":"on"}}`:            "sync",
 	} {
-		wantError(t, validate(config(`{"secrets":["s"]}`, app)), want)
+		caddytest.WantError(t, validate(config(`{"secrets":["s"]}`, app)), want)
 	}
 	if err := validate(config(`{"secrets":["s"]}`, `{}`)); err != nil {
 		t.Errorf("the least config does not load: %v", err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -70,8 +71,8 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 		n, _ := m.LoadOrStore(task, new(atomic.Int32))
 		return n.(*atomic.Int32)
 	}
-	b := newBackend(t, nil)
-	b.answer = func(w http.ResponseWriter, r *http.Request) {
+	b := caddytest.NewBackend(t, nil)
+	b.Answer = func(w http.ResponseWriter, r *http.Request) {
 		task := r.Header.Get("Task")
 		if counter(&atOnce, task).Add(1) > 1 {
 			t.Errorf("two deliveries of %s at once", task)
@@ -93,11 +94,11 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 			io.WriteString(w, "from the backend")
 		}
 	}
-	s := run(t, guard(b, "in_flight_wait 2s"))
+	s := caddytest.Run(t, caddytest.Guard(b, "in_flight_wait 2s"))
 	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 64, MaxIdleConnsPerHost: 64}}
 	request := func(i int) *http.Request {
 		task := "task-" + strconv.Itoa(i%events)
-		r := signed(s.url("/"), taskEvent(task))
+		r := caddytest.Signed(s.URL("/"), caddytest.Event(task))
 		r.Header.Set("Task", task)
 		return r
 	}
@@ -113,20 +114,20 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 				if rand.IntN(10) == 0 {
 					time.AfterFunc(time.Duration(rand.IntN(10))*time.Millisecond, cancel)
 				}
-				got, err := doWith(client, request(i).WithContext(ctx))
+				got, err := caddytest.DoWith(client, request(i).WithContext(ctx))
 				cancel()
 				if err != nil {
 					hungUp.Add(1)
 					continue
 				}
-				statuses[got.status].Add(1)
+				statuses[got.Status].Add(1)
 			}
 		})
 	}
 	for i := range requests {
 		next <- i
 		if i%(requests/10) == 0 {
-			s.mustLoad(guard(b, fmt.Sprintf("in_flight_wait 2s\nretention %dh", 1+i)))
+			s.MustLoad(caddytest.Guard(b, fmt.Sprintf("in_flight_wait 2s\nretention %dh", 1+i)))
 		}
 	}
 	close(next)
@@ -138,9 +139,9 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 	}
 	t.Logf("hung up: %d", hungUp.Load())
 	for i := range events { // also those that nobody has accepted yet
-		eventually(t, "event is accepted", func() bool {
-			got, err := doWith(client, request(i))
-			return err == nil && got.status == http.StatusOK
+		caddytest.Eventually(t, "event is accepted", func() bool {
+			got, err := caddytest.DoWith(client, request(i))
+			return err == nil && got.Status == http.StatusOK
 		})
 		if task := "task-" + strconv.Itoa(i); counter(&accepted, task).Load() != 1 {
 			t.Errorf("%s was accepted %d times", task, counter(&accepted, task).Load())
@@ -148,5 +149,5 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 	}
 	client.CloseIdleConnections()
 	b.CloseClientConnections() // idle ones of the configs that went
-	eventually(t, "nobody is left waiting", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
+	caddytest.Eventually(t, "nobody is left waiting", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 }

@@ -15,15 +15,16 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store/badger"
 )
 
 // What a config's coming and going must not do to events.
 
 func TestValidatesBesideARunningServer(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	config, err := adapt(s.caddyfile(guard(b, "retention 1h")))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	config, err := caddytest.Adapt(s.Caddyfile(caddytest.Guard(b, "retention 1h")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,56 +35,56 @@ func TestValidatesBesideARunningServer(t *testing.T) {
 	if err := caddy.Validate(&c); err != nil {
 		t.Error(err)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	if refs, _ := openLedgers.References("badger:" + s.store); refs != 1 {
+	s.Send(t, "1").WantForwarded(t)
+	if refs, _ := openLedgers.References("badger:" + s.Store); refs != 1 {
 		t.Errorf("store is held %d times, want once", refs)
 	}
 }
 
 func TestASecondServerIsRefused(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	second := &badger.Module{Path: s.store, MinFreeSpace: 32 << 20}
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	second := &badger.Module{Path: s.Store, MinFreeSpace: 32 << 20}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	defer cancel()
 	if err := second.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
 	_, err := second.Open(t.Context()) // a lock is in no way one of the process
-	wantError(t, err, "another process has it open", "caddy reload", "another path")
-	wantError(t, err, s.store)
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	caddytest.WantError(t, err, "another process has it open", "caddy reload", "another path")
+	caddytest.WantError(t, err, s.Store)
+	s.Send(t, "1").WantForwarded(t)
 }
 
 func TestRefusedConfigChangesNothing(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	s.Send(t, "1").WantForwarded(t)
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	good := s.caddyfile(guard(b, ""))
+	good := s.Caddyfile(caddytest.Guard(b, ""))
 	for name, test := range map[string]struct{ config, want string }{
 		"other options":   {strings.Replace(good, "min_free_space 32MiB", "min_free_space 33MiB", 1), "has sync on, min_free_space 32 MiB, this config asks for sync on, min_free_space 33 MiB; restart Caddy"},
 		"sync":            {strings.Replace(good, "min_free_space 32MiB", "min_free_space 32MiB\nsync off", 1), "asks for sync off"},
-		"path is a file":  {strings.Replace(good, s.store, file, 1), file},
-		"port is taken":   {strings.Replace(good, s.addr, b.addr(), 1), "address already in use"},
+		"path is a file":  {strings.Replace(good, s.Store, file, 1), file},
+		"port is taken":   {strings.Replace(good, s.Addr, b.Addr(), 1), "address already in use"},
 		"another's fault": {good + "\n{$NOTHING}http://127.0.0.1:1 {\ntls nowhere.pem nowhere.key\n}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if runtime.GOOS == "windows" && test.want == "address already in use" {
 				t.Skip("Windows says it in other words")
 			}
-			wantError(t, s.load(test.config), test.want)
-			do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-			do(t, signed(s.url("/"), taskEvent(name))).wantForwarded(t)
-			if refs, _ := openLedgers.References("badger:" + s.store); refs != 1 {
+			caddytest.WantError(t, s.Load(test.config), test.want)
+			s.Send(t, "1").WantDuplicate(t)
+			s.Send(t, name).WantForwarded(t)
+			if refs, _ := openLedgers.References("badger:" + s.Store); refs != 1 {
 				t.Errorf("store is held %d times, want once", refs)
 			}
 		})
 	}
-	b.wantDeliveries(t, 6)
+	b.WantDeliveries(t, 6)
 }
 
 // stress sends events from several senders at once, each event until it is
@@ -108,20 +109,20 @@ func stress(t *testing.T, url string, senders int) (stop func() (events int)) {
 					return
 				default:
 				}
-				body := taskEvent(fmt.Sprintf("stress-%d-%d", i, n))
+				body := caddytest.Event(fmt.Sprintf("stress-%d-%d", i, n))
 				for acknowledged := 0; acknowledged < 2; {
-					got, err := doWith(sender, signed(url, body))
+					got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(url, body))
 					if err != nil {
 						broken.Add(1)
 						continue
 					}
-					if got.status != 200 {
-						t.Errorf("got %d %s", got.status, got.body)
+					if got.Status != 200 {
+						t.Errorf("got %d %s", got.Status, got.Body)
 						return
 					}
 					acknowledged++
-					if duplicate := got.body == bodyDuplicate; duplicate != (acknowledged == 2) {
-						t.Errorf("answer %d is %s", acknowledged, got.body)
+					if duplicate := got.Body == caddytest.Duplicate; duplicate != (acknowledged == 2) {
+						t.Errorf("answer %d is %s", acknowledged, got.Body)
 					}
 				}
 				sent.Add(1)
@@ -137,11 +138,11 @@ func stress(t *testing.T, url string, senders int) (stop func() (events int)) {
 }
 
 // eachOnce checks that no event reached the backend twice.
-func (b *backend) eachOnce(t *testing.T, want int) {
+func eachOnce(t *testing.T, b *caddytest.Backend, want int) {
 	t.Helper()
 	seen := map[string]int{}
-	for _, got := range b.deliveries() {
-		seen[string(got.body)]++
+	for _, got := range b.Deliveries() {
+		seen[string(got.Body)]++
 	}
 	for body, n := range seen {
 		if n > 1 {
@@ -161,24 +162,24 @@ func TestReloadsUnderLoad(t *testing.T) {
 	if os.Getenv("INSTANTAPI_VERIFY_TEST_LONG") == "1" {
 		reloads = 2000
 	}
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	s.acknowledge(taskEvent("warm up"))
-	before := s.stopAndCount(b)
-	s.mustLoad(guard(b, ""))
-	stop := stress(t, s.url("/"), 4)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	acknowledge(t, s, caddytest.Event("warm up"))
+	before := stopAndCount(t, s, b)
+	s.MustLoad(caddytest.Guard(b, ""))
+	stop := stress(t, s.URL("/"), 4)
 	for i := range reloads {
 		options := []string{"", "retention 1h", "in_flight_wait 1s\nforward_timeout 1m", "on_store_error forward", "max_body_size 1MiB\nretention forever"}[i%5]
 		if i%7 == 6 { // one that is refused in between
-			if err := s.load(strings.Replace(s.caddyfile(guard(b, "")), "32MiB", "34MiB", 1)); err == nil {
+			if err := s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "")), "32MiB", "34MiB", 1)); err == nil {
 				t.Error("a config with other store options loads")
 			}
 		}
-		s.mustLoad(guard(b, options))
+		s.MustLoad(caddytest.Guard(b, options))
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) // some meet traffic, some the reload before
 	}
-	b.eachOnce(t, 1+stop())
-	s.wantNothingLeft(b, before)
+	eachOnce(t, b, 1+stop())
+	wantNothingLeft(t, s, b, before)
 }
 
 // A config that does without the directive lets the store go, but not before the
@@ -186,33 +187,33 @@ func TestReloadsUnderLoad(t *testing.T) {
 func TestDirectiveGoesWhileARequestIsInFlight(t *testing.T) {
 	for range 5 {
 		release := make(chan struct{})
-		b := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		b := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) {
 			<-release
 			w.Write([]byte("from the backend"))
 		})
-		s := run(t, guard(b, ""))
-		answer := make(chan reply)
+		s := caddytest.Run(t, caddytest.Guard(b, ""))
+		answer := make(chan caddytest.Reply)
 		go func() {
-			got, err := doWith(sender, signed(s.url("/"), taskEvent("1")))
+			got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 			if err != nil {
 				t.Error(err)
 			}
 			answer <- got
 		}()
-		eventually(t, "delivery begins", func() bool { return len(b.deliveries()) == 1 })
-		bare := s.global("", "")
-		bare = bare[:strings.Index(bare, "\tinstantapi_verify")] + "}\nhttp://" + s.addr + " {\nrespond bare\n}\n"
-		if err := s.load(bare); err != nil {
+		caddytest.Eventually(t, "delivery begins", func() bool { return len(b.Deliveries()) == 1 })
+		bare := s.Global()
+		bare = bare[:strings.Index(bare, "\tinstantapi_verify")] + "}\nhttp://" + s.Addr + " {\nrespond bare\n}\n"
+		if err := s.Load(bare); err != nil {
 			t.Fatal(err)
 		}
-		if refs, _ := openLedgers.References("badger:" + s.store); refs != 1 {
+		if refs, _ := openLedgers.References("badger:" + s.Store); refs != 1 {
 			t.Errorf("store is held %d times, want once: by the request", refs)
 		}
 		close(release)
-		(<-answer).wantForwarded(t)
-		s.mustLoad(guard(b, "")) // at once, while it is being closed
-		do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-		b.wantDeliveries(t, 1)
+		(<-answer).WantForwarded(t)
+		s.MustLoad(caddytest.Guard(b, "")) // at once, while it is being closed
+		s.Send(t, "1").WantDuplicate(t)
+		b.WantDeliveries(t, 1)
 		if err := caddy.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -222,17 +223,17 @@ func TestDirectiveGoesWhileARequestIsInFlight(t *testing.T) {
 // A request in flight under the old config keeps its claim under the new one.
 func TestClaimOutlivesAReload(t *testing.T) {
 	release := make(chan struct{})
-	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		<-release
 		w.Write([]byte("from the backend"))
 	})
-	s := run(t, guard(b, ""))
-	first, second := make(chan reply), make(chan reply)
-	send := func(answer chan reply) {
-		got, err := doWith(sender, signed(s.url("/"), taskEvent("1")))
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	first, second := make(chan caddytest.Reply), make(chan caddytest.Reply)
+	send := func(answer chan caddytest.Reply) {
+		got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 		for range 3 { // the reload may break the connection, see stress
 			if err != nil {
-				got, err = doWith(sender, signed(s.url("/"), taskEvent("1")))
+				got, err = caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 			}
 		}
 		if err != nil {
@@ -241,76 +242,76 @@ func TestClaimOutlivesAReload(t *testing.T) {
 		answer <- got
 	}
 	go send(first)
-	eventually(t, "delivery begins", func() bool { return len(b.deliveries()) == 1 })
-	s.mustLoad(guard(b, "retention 1h"))
+	caddytest.Eventually(t, "delivery begins", func() bool { return len(b.Deliveries()) == 1 })
+	s.MustLoad(caddytest.Guard(b, "retention 1h"))
 	go send(second)
 	time.Sleep(100 * time.Millisecond)
 	close(release)
-	(<-first).wantForwarded(t)
-	(<-second).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	(<-first).WantForwarded(t)
+	(<-second).WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 // Nothing stays behind: no goroutine, no open file.
 func TestReloadsLeaveNothingBehind(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
-	s.acknowledge(taskEvent("warm up"))
-	before := s.stopAndCount(b)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
+	acknowledge(t, s, caddytest.Event("warm up"))
+	before := stopAndCount(t, s, b)
 	for i := range 20 {
-		s.mustLoad(guard(b, ""))
+		s.MustLoad(caddytest.Guard(b, ""))
 		if i%5 == 0 {
-			s.acknowledge(taskEvent(fmt.Sprint(i)))
+			acknowledge(t, s, caddytest.Event(fmt.Sprint(i)))
 		}
-		_ = s.load(strings.Replace(s.caddyfile(guard(b, "")), "32MiB", "34MiB", 1))
+		_ = s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "")), "32MiB", "34MiB", 1))
 	}
 	// with stops in between, so that the store is opened often too
 	for i := range 5 {
 		if err := caddy.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		s.mustLoad(guard(b, ""))
-		s.acknowledge(taskEvent(fmt.Sprint(i)))
+		s.MustLoad(caddytest.Guard(b, ""))
+		acknowledge(t, s, caddytest.Event(fmt.Sprint(i)))
 	}
-	s.wantNothingLeft(b, before)
+	wantNothingLeft(t, s, b, before)
 }
 
 // held is what a process has at a moment.
 type held struct{ goroutines, files int }
 
 // stopAndCount stops Caddy and returns what is still there without it.
-func (s *site) stopAndCount(b *backend) held {
-	s.t.Helper()
+func stopAndCount(t *testing.T, s *caddytest.Site, b *caddytest.Backend) held {
+	t.Helper()
 	if err := caddy.Stop(); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	waitForClosedStores(s.t)
+	waitForClosedStores(t)
 	b.CloseClientConnections()
 	time.Sleep(200 * time.Millisecond)
 	return held{runtime.NumGoroutine(), openFiles()}
 }
 
 // wantNothingLeft stops Caddy and compares what is still there with what was.
-func (s *site) wantNothingLeft(b *backend, before held) {
-	s.t.Helper()
+func wantNothingLeft(t *testing.T, s *caddytest.Site, b *caddytest.Backend, before held) {
+	t.Helper()
 	var after held
 	for range 50 { // Badger's goroutines end a moment after its Close
-		after = s.stopAndCount(b)
+		after = stopAndCount(t, s, b)
 		if after.goroutines <= before.goroutines+2 && after.files <= before.files {
 			return
 		}
 	}
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	s.t.Errorf("%+v became %+v\n%s", before, after, stacks)
+	t.Errorf("%+v became %+v\n%s", before, after, stacks)
 }
 
 // acknowledge sends an event until it is acknowledged.
-func (s *site) acknowledge(body []byte) {
-	s.t.Helper()
-	eventually(s.t, "event is acknowledged", func() bool {
-		got, err := doWith(sender, signed(s.url("/"), body))
-		return err == nil && got.status == 200
+func acknowledge(t *testing.T, s *caddytest.Site, body []byte) {
+	t.Helper()
+	caddytest.Eventually(t, "event is acknowledged", func() bool {
+		got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), body))
+		return err == nil && got.Status == 200
 	})
 }
 

@@ -11,8 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
-	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 	"go.uber.org/zap"
 )
 
@@ -29,12 +30,13 @@ type line struct {
 	Suppressed int
 }
 
-func (s *site) lines() (lines []line) {
-	s.t.Helper()
-	for text := range strings.Lines(s.logged()) {
+// handlerLines returns what the handler has logged.
+func handlerLines(t *testing.T, s *caddytest.Site) (lines []line) {
+	t.Helper()
+	for text := range strings.Lines(s.Logged()) {
 		var l line
 		if err := json.Unmarshal([]byte(text), &l); err != nil {
-			s.t.Errorf("%s: %v", text, err)
+			t.Errorf("%s: %v", text, err)
 		}
 		if l.Logger == "http.handlers.instantapi_verify" {
 			lines = append(lines, l)
@@ -83,20 +85,20 @@ func TestFloodWritesFewLines(t *testing.T) {
 		"with error routes": "handle_errors {\nrespond no\n}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newBackend(t, nil)
-			s := newSite(t)
-			info := strings.Replace(s.caddyfile(more+guard(b, "")), "level DEBUG", "level INFO", 1)
-			if err := s.load(info); err != nil {
+			b := caddytest.NewBackend(t, nil)
+			s := caddytest.New(t)
+			info := strings.Replace(s.Caddyfile(more+caddytest.Guard(b, "")), "level DEBUG", "level INFO", 1)
+			if err := s.Load(info); err != nil {
 				t.Fatal(err)
 			}
 			forgery := func() *http.Request {
-				r := signed(s.url("/"), taskEvent("1"))
+				r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 				r.Header.Set(signature.DefaultHeader, strings.Repeat("0", 64))
 				return r
 			}
 			start := time.Now()
 			flood(t, requests/2, forgery)
-			if err := s.load(strings.Replace(info, "instantapi_verify "+testSecret+" {", "instantapi_verify "+testSecret+" {\nretention 1h", 1)); err != nil {
+			if err := s.Load(strings.Replace(info, "instantapi_verify "+caddytest.Secret+" {", "instantapi_verify "+caddytest.Secret+" {\nretention 1h", 1)); err != nil {
 				t.Fatal(err)
 			}
 			flood(t, requests/2, forgery)
@@ -104,7 +106,7 @@ func TestFloodWritesFewLines(t *testing.T) {
 			for _, o := range outcomes { // as after a while, or at the process's end
 				o.reportSuppressed()
 			}
-			told, lines := 0, s.lines()
+			told, lines := 0, handlerLines(t, s)
 			for _, l := range lines {
 				if l.Outcome != "bad_signature" || l.Level != "warn" {
 					t.Errorf("got a line %+v", l)
@@ -121,7 +123,7 @@ func TestFloodWritesFewLines(t *testing.T) {
 			if most := linesAtOnce + int(linesPerSecond*took.Seconds()+1) + int(took/reportAfter) + 2; len(lines) > most {
 				t.Errorf("%d lines in %s, want %d at most", len(lines), took, most)
 			}
-			if all := strings.Count(s.logged(), "\n"); all > len(lines)+100 {
+			if all := strings.Count(s.Logged(), "\n"); all > len(lines)+100 {
 				t.Errorf("%d lines are not the handler's", all-len(lines))
 			}
 		})
@@ -130,14 +132,14 @@ func TestFloodWritesFewLines(t *testing.T) {
 
 // Replays of an authentic event are as easy to make.
 func TestFloodOfReplaysWritesFewLines(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, guard(b, ""))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, caddytest.Guard(b, ""))
 	start := time.Now()
-	flood(t, 2000, func() *http.Request { return signed(s.url("/"), taskEvent("1")) })
-	flood(t, 2000, func() *http.Request { return signed(s.url("/"), []byte("no event")) })
+	flood(t, 2000, func() *http.Request { return caddytest.Signed(s.URL("/"), caddytest.Event("1")) })
+	flood(t, 2000, func() *http.Request { return caddytest.Signed(s.URL("/"), []byte("no event")) })
 	took := time.Since(start)
-	b.wantDeliveries(t, 1)
-	if lines := s.lines(); len(lines) > 3*(linesAtOnce+int(linesPerSecond*took.Seconds())+2) {
+	b.WantDeliveries(t, 1)
+	if lines := handlerLines(t, s); len(lines) > 3*(linesAtOnce+int(linesPerSecond*took.Seconds())+2) {
 		t.Errorf("%d lines in %s", len(lines), took)
 	}
 }
@@ -170,7 +172,7 @@ func TestSuppressedLineDoesNotAllocate(t *testing.T) {
 	for range linesAtOnce {
 		o.lines.next()
 	}
-	x := &exchange{handler: &Handler{log: zap.NewExample()}, request: signed("http://localhost/", nil)}
+	x := &exchange{handler: &Handler{log: zap.NewExample()}, request: caddytest.Signed("http://localhost/", nil)}
 	if n := testing.AllocsPerRun(1000, func() {
 		x.logLimited(o, zap.WarnLevel, "refused", nil)
 	}); n > 0 {
@@ -181,19 +183,19 @@ func TestSuppressedLineDoesNotAllocate(t *testing.T) {
 // One line an event, at its level.
 func TestEachEventHasOneLine(t *testing.T) {
 	status := 200
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
-	s, faulty := runFaulty(t, guard(b, ""))
-	send := func(task string) { do(t, signed(s.url("/"), taskEvent(task))) }
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, ""))
+	send := func(task string) { s.Send(t, task) }
 	send("1")
 	send("1")
-	r := signed(s.url("/"), taskEvent("1"))
+	r := caddytest.Signed(s.URL("/"), caddytest.Event("1"))
 	r.Header.Del(signature.DefaultHeader)
-	do(t, r)
+	caddytest.Do(t, r)
 	status = 500
 	send("2")
-	faulty.set(func(store.Identity) error { return errors.New("on fire") }, nil)
+	faulty.SetFaults(storetest.Always(errors.New("on fire")), nil)
 	send("3")
-	length := len(taskEvent("1"))
+	length := len(caddytest.Event("1"))
 	want := []line{
 		{Level: "debug", Message: "event forwarded", Outcome: "forwarded", Length: length, Status: 200},
 		{Level: "info", Message: "duplicate dropped", Outcome: "duplicate", Length: length},
@@ -202,8 +204,8 @@ func TestEachEventHasOneLine(t *testing.T) {
 		{Level: "error", Message: "store fails: event refused", Outcome: "store_error", Reason: "on fire", Length: length},
 	}
 	var got []line
-	eventually(t, "lines are written", func() bool {
-		got = s.lines()
+	caddytest.Eventually(t, "lines are written", func() bool {
+		got = handlerLines(t, s)
 		return len(got) >= len(want)
 	})
 	if len(got) != len(want) {

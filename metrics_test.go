@@ -13,8 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
-	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 )
 
@@ -26,17 +27,17 @@ func withMetrics(routes string) string {
 // scrape returns the site's metrics: the value by name and labels, as in
 // `caddy_instantapi_verify_requests_total{outcome="forwarded"}`, without the
 // prefix that they all have.
-func (s *site) scrape() map[string]float64 {
-	s.t.Helper()
-	r, err := http.NewRequest(http.MethodGet, s.url("/metrics"), nil)
+func scrape(t *testing.T, s *caddytest.Site) map[string]float64 {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, s.URL("/metrics"), nil)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
-	got := do(s.t, r)
-	if got.status != http.StatusOK {
-		s.t.Fatalf("got %d %s", got.status, got.body)
+	got := caddytest.Do(t, r)
+	if got.Status != http.StatusOK {
+		t.Fatalf("got %d %s", got.Status, got.Body)
 	}
-	return parseMetrics(s.t, got.body)
+	return parseMetrics(t, got.Body)
 }
 
 func parseMetrics(t *testing.T, text string) map[string]float64 {
@@ -72,7 +73,7 @@ func changes(metric string, before, after map[string]float64) map[string]float64
 func TestMetricsCountEachOutcome(t *testing.T) {
 	hold, release := make(chan struct{}), make(chan struct{})
 	var answer http.HandlerFunc
-	b := newBackend(t, func(w http.ResponseWriter, r *http.Request) { answer(w, r) })
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) { answer(w, r) })
 	accept := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "from the backend") }
 	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }
 	keep := func(w http.ResponseWriter, _ *http.Request) {
@@ -81,26 +82,26 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		w.WriteHeader(200)
 	}
 	options := "max_body_size 1KB\nanswer_verification_requests\nin_flight_wait "
-	s, faulty := runFaulty(t, withMetrics("handle /impatient {\n"+guard(b, options+"0s\nscope same")+"\n}\n"+
-		"handle /nobody {\ninstantapi_verify "+testSecret+"\n}\n"+
-		"handle /panics {\ninstantapi_verify "+testSecret+"\nroute {\ntest_panic\n}\n}\n"+
-		"handle {\n"+guard(b, options+"30s\nscope same")+"\n}"))
+	s, faulty := caddytest.RunFaulty(t, withMetrics("handle /impatient {\n"+caddytest.Guard(b, options+"0s\nscope same")+"\n}\n"+
+		"handle /nobody {\ninstantapi_verify "+caddytest.Secret+"\n}\n"+
+		"handle /panics {\ninstantapi_verify "+caddytest.Secret+"\nroute {\ntest panic\n}\n}\n"+
+		"handle {\n"+caddytest.Guard(b, options+"30s\nscope same")+"\n}"))
 
-	send := func(r *http.Request) { doWith(sender, r) }
-	event := func(path, task string) { send(signed(s.url(path), taskEvent(task))) }
+	send := func(r *http.Request) { caddytest.DoWith(caddytest.Sender, r) }
+	event := func(path, task string) { send(caddytest.Signed(s.URL(path), caddytest.Event(task))) }
 	withSignature := func(values ...string) {
-		r := signed(s.url("/"), taskEvent("forged"))
+		r := caddytest.Signed(s.URL("/"), caddytest.Event("forged"))
 		r.Header[http.CanonicalHeaderKey(signature.DefaultHeader)] = values
 		send(r)
 	}
 	request := func(method, path string) {
-		r, err := http.NewRequest(method, s.url(path), nil)
+		r, err := http.NewRequest(method, s.URL(path), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		send(r)
 	}
-	good := signature.Sign(testSecret, taskEvent("another"))
+	good := signature.Sign(caddytest.Secret, caddytest.Event("another"))
 	// while another request is delivering event "busy"
 	busy := func(meanwhile func()) {
 		answer = keep
@@ -120,7 +121,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 	}{
 		{"forwarded", func() { answer = accept; event("/", "1") }, map[string]float64{"forwarded": 1}},
 		{"duplicate", func() { event("/", "1") }, map[string]float64{"duplicate": 1}},
-		{"changed", func() { send(signed(s.url("/"), append(taskEvent("1"), ' '))) }, map[string]float64{"duplicate_changed": 1}},
+		{"changed", func() { send(caddytest.Signed(s.URL("/"), append(caddytest.Event("1"), ' '))) }, map[string]float64{"duplicate_changed": 1}},
 		{"backend fails", func() { answer = refuse; event("/", "2") }, map[string]float64{"upstream_failed": 1}},
 		{"nobody takes it", func() { event("/nobody", "2") }, map[string]float64{"upstream_failed": 1}},
 		{"handler panics", func() { event("/panics", "2") }, map[string]float64{"upstream_failed": 1}},
@@ -128,9 +129,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 			busy(func() { event("/impatient", "busy"); close(release) })
 		}, map[string]float64{"forwarded": 1, "in_flight_timeout": 1}},
 		{"waits for a delivery", func() {
-			faulty.mu.Lock()
-			clear(faulty.records)
-			faulty.mu.Unlock()
+			faulty.SetRecords(nil)
 			release = make(chan struct{})
 			busy(func() {
 				waited := make(chan struct{})
@@ -147,30 +146,30 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		{"two signatures", func() { withSignature(good, good) }, map[string]float64{"bad_signature": 1, "repeated": 1}},
 		{"no digits", func() { withSignature("x") }, map[string]float64{"bad_signature": 1, "malformed": 1}},
 		{"wrong", func() { withSignature(good) }, map[string]float64{"bad_signature": 1, "mismatch": 1}},
-		{"too large", func() { send(signed(s.url("/"), make([]byte, 2000))) }, map[string]float64{"too_large": 1}},
+		{"too large", func() { send(caddytest.Signed(s.URL("/"), make([]byte, 2000))) }, map[string]float64{"too_large": 1}},
 		{"breaks off", func() {
-			conn, err := net.Dial("tcp", s.addr)
+			conn, err := net.Dial("tcp", s.Addr)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 9\r\nX-InstantAPI-Signature: %s\r\n\r\n{", s.addr, good)
+			fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: %s\r\nContent-Length: 9\r\nX-InstantAPI-Signature: %s\r\n\r\n{", s.Addr, good)
 			conn.(*net.TCPConn).CloseWrite()
 			io.ReadAll(conn)
 		}, map[string]float64{"incomplete": 1}},
-		{"no JSON", func() { send(signed(s.url("/"), []byte("hello"))) }, map[string]float64{"bad_json": 1}},
+		{"no JSON", func() { send(caddytest.Signed(s.URL("/"), []byte("hello"))) }, map[string]float64{"bad_json": 1}},
 		{"PUT", func() { request("PUT", "/") }, map[string]float64{"method": 1}},
 		{"verification request", func() { request("GET", "/") }, map[string]float64{"verification_request": 1}},
 		{"store fails", func() {
-			faulty.set(func(store.Identity) error { return errors.New("on fire") }, nil)
+			faulty.SetFaults(storetest.Always(errors.New("on fire")), nil)
 			event("/", "3")
-			faulty.set(nil, nil)
+			faulty.SetFaults(nil, nil)
 		}, map[string]float64{"store_error": 1, "lookup": 1}},
 		{"store fails after the delivery", func() {
-			faulty.set(nil, func(store.Identity) error { return errors.New("on fire") })
+			faulty.SetFaults(nil, storetest.Always(errors.New("on fire")))
 			answer = accept
 			event("/", "4")
-			faulty.set(nil, nil)
+			faulty.SetFaults(nil, nil)
 		}, map[string]float64{"forwarded": 1, "record": 1}},
 	}
 	seen := map[string]bool{}
@@ -178,14 +177,14 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 		return strings.Split(series, `"`)[1]
 	}
 	for _, test := range tests {
-		before := s.scrape()
+		before := scrape(t, s)
 		test.do()
 		want := maps.Clone(test.want)
 		got := map[string]float64{}
-		// a sender may have its answer before the request has ended
+		// a caddytest.Sender may have its answer before the request has ended
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			clear(got)
-			after := s.scrape()
+			after := scrape(t, s)
 			for _, metric := range []string{"requests_total", "signature_errors_total", "store_errors_total"} {
 				for series, change := range changes(metric, before, after) {
 					got[label(series)] = change
@@ -202,7 +201,7 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 			seen[name] = true
 		}
 	}
-	for series := range s.scrape() {
+	for series := range scrape(t, s) {
 		metric, _, _ := strings.Cut(series, "{")
 		if (metric == "requests_total" || metric == "signature_errors_total") && !seen[label(series)] {
 			t.Errorf("nothing was counted in %s", series)
@@ -212,9 +211,9 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 
 // A series that appears with its first event has no increase to be alerted to.
 func TestMetricsAreThereFromTheStart(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, withMetrics(guard(b, "secret another")))
-	got := slices.Collect(maps.Keys(s.scrape()))
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, withMetrics(caddytest.Guard(b, "secret another")))
+	got := slices.Collect(maps.Keys(scrape(t, s)))
 	for _, want := range []string{
 		`requests_total{outcome="store_error"}`, `requests_total{outcome="bad_signature"}`,
 		`signature_errors_total{reason="mismatch"}`, `secret_matches_total{secret="2"}`,
@@ -227,31 +226,31 @@ func TestMetricsAreThereFromTheStart(t *testing.T) {
 }
 
 func TestMetricsGoOnAfterAReload(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newSite(t)
-	another := freeAddr(t)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.New(t)
+	another := caddytest.FreeAddr(t)
 	load := func(options string) {
 		t.Helper()
-		second := "http://" + another + " {\ninstantapi_verify old new {\n" + options + "\n}\nreverse_proxy " + b.addr() + "\n}\n"
+		second := "http://" + another + " {\ninstantapi_verify old new {\n" + options + "\n}\nreverse_proxy " + b.Addr() + "\n}\n"
 		second = strings.Replace(second, "old new {", "{\nsecret old new", 1)
-		if err := s.load(s.caddyfile(withMetrics(guard(b, options))) + second); err != nil {
+		if err := s.Load(s.Caddyfile(withMetrics(caddytest.Guard(b, options))) + second); err != nil {
 			t.Fatal(err)
 		}
 	}
 	send := func(url, secret, task string) {
 		t.Helper()
-		r := signed(url, taskEvent(task))
-		r.Header.Set(signature.DefaultHeader, signature.Sign(secret, taskEvent(task)))
-		do(t, r).wantForwarded(t)
+		r := caddytest.Signed(url, caddytest.Event(task))
+		r.Header.Set(signature.DefaultHeader, signature.Sign(secret, caddytest.Event(task)))
+		caddytest.Do(t, r).WantForwarded(t)
 	}
 	load("")
-	before := s.scrape()
-	send(s.url("/"), testSecret, "1")
+	before := scrape(t, s)
+	send(s.URL("/"), caddytest.Secret, "1")
 	send("http://"+another+"/", "new", "3")
 	load("retention 1h")
-	send(s.url("/"), testSecret, "2")
+	send(s.URL("/"), caddytest.Secret, "2")
 	send("http://"+another+"/", "new", "4")
-	after := s.scrape()
+	after := scrape(t, s)
 	for metric, want := range map[string]map[string]float64{
 		"requests_total":                   {`requests_total{outcome="forwarded"}`: 4},
 		"secret_matches_total":             {`secret_matches_total{secret="1"}`: 2, `secret_matches_total{secret="2"}`: 2},
@@ -270,26 +269,26 @@ func TestMetricsGoOnAfterAReload(t *testing.T) {
 		t.Errorf("store has %v bytes, %v free of at least %v", after["store_bytes"], after["store_free_bytes"], after["store_min_free_bytes"])
 	}
 	// A reload that fails leaves the figures of the one that goes on.
-	if err := s.load(strings.Replace(s.caddyfile(withMetrics(guard(b, ""))), "32MiB", "34MiB", 1)); err == nil {
+	if err := s.Load(strings.Replace(s.Caddyfile(withMetrics(caddytest.Guard(b, ""))), "32MiB", "34MiB", 1)); err == nil {
 		t.Error("a config with other store options loads")
 	}
-	if got := s.scrape()["events_remembered"]; got != 4 {
+	if got := scrape(t, s)["events_remembered"]; got != 4 {
 		t.Errorf("after a failed reload %v events are remembered, want 4", got)
 	}
 }
 
 func TestMetricsWithoutAStore(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, withMetrics(guard(b, "")))
-	if _, there := s.scrape()["events_remembered"]; !there {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, withMetrics(caddytest.Guard(b, "")))
+	if _, there := scrape(t, s)["events_remembered"]; !there {
 		t.Error("store is not there")
 	}
-	config := s.caddyfile(withMetrics(guard(b, "verify_only")))
+	config := s.Caddyfile(withMetrics(caddytest.Guard(b, "verify_only")))
 	config = config[:strings.Index(config, "\tinstantapi_verify {\n\t\tstore")] + "}\n" + config[strings.Index(config, "http://"):]
-	if err := s.load(config); err != nil {
+	if err := s.Load(config); err != nil {
 		t.Fatal(err)
 	}
-	metrics := s.scrape()
+	metrics := scrape(t, s)
 	if _, there := metrics["events_remembered"]; there {
 		t.Error("store is still there")
 	}
@@ -301,36 +300,36 @@ func TestMetricsWithoutAStore(t *testing.T) {
 // What is in flight and what the store refuses is seen while it is so.
 func TestMetricsOfTheMoment(t *testing.T) {
 	hold, release := make(chan struct{}), make(chan struct{})
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
 		hold <- struct{}{}
 		<-release
 	})
-	s, faulty := runFaulty(t, withMetrics(guard(b, "")))
-	faulty.set(nil, func(store.Identity) error { return errors.New("on fire") })
-	go doWith(sender, signed(s.url("/"), taskEvent("1")))
+	s, faulty := caddytest.RunFaulty(t, withMetrics(caddytest.Guard(b, "")))
+	faulty.SetFaults(nil, storetest.Always(errors.New("on fire")))
+	go caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
 	<-hold
-	if got := s.scrape(); got["events_in_flight"] != 1 || got["events_unrecorded"] != 0 {
+	if got := scrape(t, s); got["events_in_flight"] != 1 || got["events_unrecorded"] != 0 {
 		t.Errorf("%v in flight, %v unrecorded, want 1 and 0", got["events_in_flight"], got["events_unrecorded"])
 	}
 	close(release)
-	eventually(t, "delivery ends", func() bool {
-		got := s.scrape()
+	caddytest.Eventually(t, "delivery ends", func() bool {
+		got := scrape(t, s)
 		return got["events_in_flight"] == 0 && got["events_unrecorded"] == 1
 	})
-	faulty.set(nil, nil)
-	eventually(t, "delivery is recorded", func() bool { return s.scrape()["events_unrecorded"] == 0 })
+	faulty.SetFaults(nil, nil)
+	caddytest.Eventually(t, "delivery is recorded", func() bool { return scrape(t, s)["events_unrecorded"] == 0 })
 }
 
 // The names follow Prometheus's own rules.
 func TestMetricsAreNamedAsPrometheusAsks(t *testing.T) {
-	b := newBackend(t, nil)
-	s := run(t, withMetrics(guard(b, "")))
-	r, err := http.NewRequest(http.MethodGet, s.url("/metrics"), nil)
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, withMetrics(caddytest.Guard(b, "")))
+	r, err := http.NewRequest(http.MethodGet, s.URL("/metrics"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := new(strings.Builder)
-	for line := range strings.Lines(do(t, r).body) {
+	for line := range strings.Lines(caddytest.Do(t, r).Body) {
 		if strings.Contains(line, "caddy_instantapi_verify_") {
 			text.WriteString(line)
 		}

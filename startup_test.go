@@ -9,38 +9,33 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
 // startingSite is a site beside a plain one, with a store whose opening a test
 // decides.
 type startingSite struct {
-	*site
-	faulty *faultyStore
-	other  string // the plain site's address
+	*caddytest.Site
+	other string // the plain site's address
 }
 
-func newStartingSite(t *testing.T) *startingSite {
+func newStartingSite(t *testing.T, open func(context.Context) error) *startingSite {
 	t.Helper()
-	return &startingSite{newSite(t), new(faultyStore), freeAddr(t)}
+	s := &startingSite{caddytest.New(t), caddytest.FreeAddr(t)}
+	s.Faulty = new(storetest.Faulty)
+	s.Faulty.SetOpenFault(open)
+	return s
 }
 
 func (s *startingSite) start(routes string) error {
-	s.t.Helper()
-	return s.loadWith(s.faulty, s.caddyfile(routes)+"http://"+s.other+" {\nrespond bare\n}\n")
+	return s.Load(s.Caddyfile(routes) + "http://" + s.other + " {\nrespond bare\n}\n")
 }
 
-func (s *startingSite) openWith(open func(context.Context) error) {
-	s.faulty.mu.Lock()
-	defer s.faulty.mu.Unlock()
-	s.faulty.open = open
-}
-
-func (s *startingSite) wantOtherSite() {
-	s.t.Helper()
-	if got := do(s.t, signed("http://"+s.other, nil)); got.status != 200 || got.body != "bare" {
-		s.t.Errorf("the other site answers %d %s", got.status, got.body)
-	}
+func (s *startingSite) wantOtherSite(t *testing.T) {
+	t.Helper()
+	caddytest.Do(t, caddytest.Signed("http://"+s.other, nil)).Want(t, 200, "bare")
 }
 
 // unavailable is trouble that can pass by itself.
@@ -49,56 +44,51 @@ func unavailable(context.Context) error { return fmt.Errorf("disk is full: %w", 
 // Trouble that can pass by itself keeps no other site down, and the guard takes
 // events as soon as it has passed.
 func TestUnavailableStoreIsOpenedWhenItCanBe(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
-	s.openWith(unavailable)
-	if err := s.start(guard(b, "")); err != nil {
+	b := caddytest.NewBackend(t, nil)
+	s := newStartingSite(t, unavailable)
+	if err := s.start(caddytest.Guard(b, "")); err != nil {
 		t.Fatal(err)
 	}
-	s.wantOtherSite()
-	got := do(t, signed(s.url("/"), taskEvent("1")))
-	got.wantJSON(t, http.StatusServiceUnavailable, bodyNoStore)
-	if got.header.Get("Retry-After") == "" {
+	s.wantOtherSite(t)
+	got := s.Send(t, "1")
+	got.WantJSON(t, http.StatusServiceUnavailable, caddytest.NoStore)
+	if got.Header.Get("Retry-After") == "" {
 		t.Error("there is no Retry-After")
 	}
-	b.wantDeliveries(t, 0)
-	if !strings.Contains(s.logged(), "disk is full") {
+	b.WantDeliveries(t, 0)
+	if !strings.Contains(s.Logged(), "disk is full") {
 		t.Error("the log does not say why the store is not open")
 	}
 
-	s.openWith(nil)
-	eventually(t, "events are taken", func() bool { return do(t, signed(s.url("/"), taskEvent("1"))).status == 200 })
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	b.wantDeliveries(t, 1)
+	s.Faulty.SetOpenFault(nil)
+	caddytest.Eventually(t, "events are taken", func() bool { return s.Send(t, "1").Status == 200 })
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
 }
 
 // The status says why the store is not open, and the metrics that it is not.
 func TestStatusOfAStoreThatIsNotOpen(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
-	s.openWith(unavailable)
-	admin := freeAddr(t)
-	config := strings.Replace(s.caddyfile(guard(b, "")), "admin off", "admin "+admin, 1)
-	if err := s.loadWith(s.faulty, config); err != nil {
-		t.Fatal(err)
-	}
+	b := caddytest.NewBackend(t, nil)
+	s := newStartingSite(t, unavailable)
+	s.Admin = caddytest.FreeAddr(t)
+	s.MustLoad(caddytest.Guard(b, ""))
 	var report statusReport
-	ask(t, "GET", "http://"+admin+adminStatus, &report)
+	ask(t, "GET", "http://"+s.Admin+adminStatus, &report)
 	if !strings.Contains(report.NotOpen, "disk is full") || report.LastError == nil {
 		t.Errorf("got %+v", report)
 	}
 	metrics := func() string {
-		r, err := http.NewRequest(http.MethodGet, "http://"+admin+"/metrics", nil)
+		r, err := http.NewRequest(http.MethodGet, "http://"+s.Admin+"/metrics", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return do(t, r).body
+		return caddytest.Do(t, r).Body
 	}
 	if got := metrics(); !strings.Contains(got, "caddy_instantapi_verify_store_open 0") {
 		t.Error("the metrics do not say that the store is not open")
 	}
-	s.openWith(nil)
-	eventually(t, "the metrics say that the store is open", func() bool {
+	s.Faulty.SetOpenFault(nil)
+	caddytest.Eventually(t, "the metrics say that the store is open", func() bool {
 		return strings.Contains(metrics(), "caddy_instantapi_verify_store_open 1")
 	})
 }
@@ -106,41 +96,38 @@ func TestStatusOfAStoreThatIsNotOpen(t *testing.T) {
 // With on_store_error forward, what was delivered without the store is recorded
 // when it opens.
 func TestDeliveriesBeforeTheStoreIsOpenAreRecordedLater(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
-	s.openWith(unavailable)
-	if err := s.start(guard(b, "on_store_error forward")); err != nil {
+	b := caddytest.NewBackend(t, nil)
+	s := newStartingSite(t, unavailable)
+	if err := s.start(caddytest.Guard(b, "on_store_error forward")); err != nil {
 		t.Fatal(err)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
-	if got := b.deliveries()[0].Header.Get("X-InstantAPI-Deduplicated"); got != "false" {
+	s.Send(t, "1").WantForwarded(t)
+	if got := b.Deliveries()[0].Header.Get("X-InstantAPI-Deduplicated"); got != "false" {
 		t.Errorf("the delivery is marked %q, want false", got)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, 200, bodyDuplicate)
-	s.openWith(nil)
-	eventually(t, "the delivery is recorded", func() bool { return s.faulty.size() == 1 })
+	s.Send(t, "1").WantDuplicate(t)
+	s.Faulty.SetOpenFault(nil)
+	caddytest.Eventually(t, "the delivery is recorded", func() bool { return len(s.Faulty.Records()) == 1 })
 }
 
 // What a person must mend keeps the configuration from loading.
 func TestBrokenStoreFailsTheConfig(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
-	s.openWith(func(context.Context) error { return errors.New("it is damaged: restore it") })
-	wantError(t, s.start(guard(b, "")), "it is damaged: restore it")
-	s.openWith(nil)
-	if err := s.start(guard(b, "")); err != nil { // the failed one has let go of the storage
+	b := caddytest.NewBackend(t, nil)
+	s := newStartingSite(t, func(context.Context) error { return errors.New("it is damaged: restore it") })
+	caddytest.WantError(t, s.start(caddytest.Guard(b, "")), "it is damaged: restore it")
+	s.Faulty.SetOpenFault(nil)
+	if err := s.start(caddytest.Guard(b, "")); err != nil { // the failed one has let go of the storage
 		t.Fatal(err)
 	}
-	do(t, signed(s.url("/"), taskEvent("1"))).wantForwarded(t)
+	s.Send(t, "1").WantForwarded(t)
 }
 
 // A store that takes long to open holds up no other site: Caddy starts without
 // it.
 func TestSlowOpeningHoldsUpNoOtherSite(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
+	b := caddytest.NewBackend(t, nil)
 	open := make(chan error)
-	s.openWith(func(ctx context.Context) error {
+	s := newStartingSite(t, func(ctx context.Context) error {
 		select {
 		case err := <-open:
 			return err
@@ -149,43 +136,41 @@ func TestSlowOpeningHoldsUpNoOtherSite(t *testing.T) {
 		}
 	})
 	start := time.Now()
-	if err := s.start(guard(b, "")); err != nil {
+	if err := s.start(caddytest.Guard(b, "")); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(start); took > 15*time.Second {
 		t.Errorf("loading took %s", took)
 	}
-	s.wantOtherSite()
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, http.StatusServiceUnavailable, bodyNoStore)
+	s.wantOtherSite(t)
+	s.Send(t, "1").WantJSON(t, http.StatusServiceUnavailable, caddytest.NoStore)
 
 	open <- errors.New("it is damaged: restore it") // too late to fail the config
-	eventually(t, "the log says so", func() bool { return strings.Contains(s.logged(), "it is damaged: restore it") })
-	do(t, signed(s.url("/"), taskEvent("1"))).wantJSON(t, http.StatusServiceUnavailable, bodyNoStore)
-	s.wantOtherSite()
+	caddytest.Eventually(t, "the log says so", func() bool { return strings.Contains(s.Logged(), "it is damaged: restore it") })
+	s.Send(t, "1").WantJSON(t, http.StatusServiceUnavailable, caddytest.NoStore)
+	s.wantOtherSite(t)
 }
 
 // A reload while the store is being opened joins it, and one to a config without
 // the guard ends it.
 func TestReloadWhileTheStoreIsOpening(t *testing.T) {
-	b := newBackend(t, nil)
-	s := newStartingSite(t)
+	b := caddytest.NewBackend(t, nil)
 	ended := make(chan struct{}, 1)
-	s.openWith(func(ctx context.Context) error {
+	s := newStartingSite(t, func(ctx context.Context) error {
 		<-ctx.Done()
 		ended <- struct{}{}
 		return ctx.Err()
 	})
 	for range 2 {
-		if err := s.start(guard(b, "")); err != nil {
+		if err := s.start(caddytest.Guard(b, "")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.load(s.caddyfile("respond bare")); err != nil {
-		t.Fatal(err)
-	}
+	s.NoApp = true
+	s.MustLoad("respond bare")
 	select {
 	case <-ended:
-	case <-timeout(t).Done():
+	case <-caddytest.Timeout(t).Done():
 		t.Error("the opening goes on though nobody needs it")
 	}
 }

@@ -38,9 +38,9 @@ func Hang(ctx context.Context, _ store.Identity) error {
 type Faulty struct {
 	mu      sync.Mutex
 	records map[store.Identity]store.Record
-	lookup  Fault // nil: none
-	record  Fault // likewise; also when an event is forgotten
-	open    error // likewise
+	lookup  Fault                       // nil: none
+	record  Fault                       // likewise; also when an event is forgotten
+	open    func(context.Context) error // likewise
 	closed  bool
 	name    string // in a configuration
 }
@@ -55,11 +55,12 @@ func (f *Faulty) SetFaults(lookup, record Fault) {
 	f.lookup, f.record = lookup, record
 }
 
-// SetOpenError makes the store's next openings fail with this error. Nil is none.
-func (f *Faulty) SetOpenError(err error) {
+// SetOpenFault sets what is called before the store is opened. Its error becomes
+// that of [store.Module.Open]. Nil is none.
+func (f *Faulty) SetOpenFault(fault func(context.Context) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.open = err
+	f.open = fault
 }
 
 // Records returns what is recorded.
@@ -188,17 +189,22 @@ func (m *FaultyModule) Key() string { return "faulty:" + m.Name }
 func (m *FaultyModule) Options() string { return "" }
 
 // Open implements [store.Module].
-func (m *FaultyModule) Open(context.Context) (store.Store, error) {
+func (m *FaultyModule) Open(ctx context.Context) (store.Store, error) {
 	value, there := byName.Load(m.Name)
 	if !there {
 		return nil, fmt.Errorf("no store %s", m.Name)
 	}
 	f := value.(*Faulty)
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.open != nil {
-		return nil, f.open
+	fault := f.open
+	f.mu.Unlock()
+	if fault != nil {
+		if err := fault(ctx); err != nil {
+			return nil, err
+		}
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.closed = false
 	return f, nil
 }
