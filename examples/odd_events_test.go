@@ -1,4 +1,4 @@
-package instantapi_test
+package examples_test
 
 import (
 	"bytes"
@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/instantapi/caddy-instantapi-verify/signature"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // oddEvent is an authentic event that a framework may choke on, and the line
@@ -52,13 +52,16 @@ func oddEvents(t *testing.T) []oddEvent {
 		{"half an emoji", nil, field(`"task_id":"half \ud83d","result":"\ude00"`), `task.completed "half \ud83d" {`},
 		{"half an emoji in bytes", nil, field(`"task_id":"bytes","result":"` + "\xed\xa0\xbd" + `"`), completed("bytes")},
 		{"bytes that are not UTF-8", nil, field(`"task_id":"latin","result":"` + "\xe9" + `"`), completed("latin")},
+		{"a byte order mark", nil, "\ufeff" + plain + `mark"}`, completed("mark")},
 		{"a line break in an identifier", nil, plain + `a\ntask.failed b"}`, `task.completed "a\ntask.failed b" {`},
 
+		{"numbers that are none", nil, field(`"task_id":"nan","usage":{"cost":NaN,"limits":[Infinity,-Infinity]},"result":"NaN \" NaN"`), completed("nan")},
 		{"a large integer", nil, field(`"task_id":"int","usage":{"cost":12345678901234567890}`), completed("int")},
 		{"an integer of 5000 digits", nil, field(`"task_id":"digits","usage":{"cost":` + strings.Repeat("9", 5000) + `}`), completed("digits")},
 		{"a number that overflows", nil, field(`"task_id":"overflow","usage":{"cost":1e999}`), completed("overflow")},
 		{"a key that is there twice", nil, field(`"task_id":"twice","result":1,"result":2`), completed("twice") + `"result": ?2`},
 		{"__proto__", nil, field(`"task_id":"proto","__proto__":{"task_id":"x"},"constructor":{"prototype":1},"result":{"__proto__":null}`), completed("proto")},
+		{"a deep result", nil, field(`"task_id":"deep","result":` + strings.Repeat("[", 50_000) + strings.Repeat("]", 50_000)), "unreadable "},
 		{"as large as Caddy takes it", nil, plain + `full","result":"` + strings.Repeat("x", 4<<20-len(plain)-len(`full","result":""}`)) + `"}`, completed("full")},
 
 		{"no field", nil, `{}`, "ignored "},
@@ -72,17 +75,17 @@ func oddEvents(t *testing.T) []oddEvent {
 }
 
 // testOddEvents sends each of them, and its repeat, which must be a duplicate.
-func testOddEvents(t *testing.T, url string, backend *process) {
-	seen := len(backend.output())
+func testOddEvents(t *testing.T, url string, backend *caddytest.Process) {
+	seen := len(backend.Output())
 	for _, odd := range oddEvents(t) {
-		if got := odd.post(t, url); !strings.HasPrefix(got, "200 ") || strings.Contains(got, duplicate) {
-			t.Errorf("%s: got %s, want it taken", odd.name, got)
+		if got := odd.post(t, url); got.Status != http.StatusOK || got.Body == caddytest.Duplicate {
+			t.Errorf("%s: got %d %.100s, want it taken", odd.name, got.Status, got.Body)
 			continue
 		}
-		if got := odd.post(t, url); !strings.HasPrefix(got, "200 ") || !strings.Contains(got, duplicate) {
-			t.Errorf("%s, again: got %s, want a duplicate", odd.name, got)
+		if got := odd.post(t, url); got.Status != http.StatusOK || got.Body != caddytest.Duplicate {
+			t.Errorf("%s, again: got %d %.100s, want a duplicate", odd.name, got.Status, got.Body)
 		}
-		written := backend.output()[seen:]
+		written := backend.Output()[seen:]
 		lines := regexp.MustCompile(`(?m)^(task|ignored|unreadable).*$`).FindAllString(written, -1)
 		if len(lines) != 1 || !regexp.MustCompile("^"+asPattern(odd.line)).MatchString(lines[0]) {
 			t.Errorf("%s: the backend wrote %.300q, want one line that begins with %q", odd.name, written, odd.line)
@@ -97,27 +100,14 @@ func asPattern(line string) string {
 	return strings.NewReplacer(`\[`, `\[`, `\]`, `\]`, `\`, `\\`, `{`, `\{`, `.`, `\.`).Replace(line)
 }
 
-// post returns the answer's status and body.
-func (odd oddEvent) post(t *testing.T, url string) string {
+func (odd oddEvent) post(t *testing.T, url string) caddytest.Reply {
 	t.Helper()
-	r, err := http.NewRequest(http.MethodPost, url+"/webhooks/instantapi", strings.NewReader(odd.body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := caddytest.SignedWith(demoSecret, url+"/webhooks/instantapi", []byte(odd.body))
+	r.Header.Del("Content-Type")
 	for name, value := range odd.header {
 		r.Header.Set(name, value)
 	}
-	r.Header.Set(signature.DefaultHeader, signature.Sign(demoSecret, []byte(odd.body)))
-	response, err := client.Do(r)
-	if err != nil {
-		t.Fatalf("%s: %v", odd.name, err)
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatalf("%s: %v", odd.name, err)
-	}
-	return response.Status + " " + string(answer)
+	return caddytest.Do(t, r)
 }
 
 func gzipped(t *testing.T, text string) string {

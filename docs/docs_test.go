@@ -1,4 +1,4 @@
-package instantapi_test
+package docs_test
 
 import (
 	"fmt"
@@ -10,12 +10,19 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
+
+func TestMain(m *testing.M) { caddytest.Main(m, caddytest.Hooks{}) }
+
+// root is the repository's.
+const root = ".."
 
 // documents returns the paths of what there is to read in this repository.
 func documents(t *testing.T) (paths []string) {
 	t.Helper()
-	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -36,7 +43,7 @@ func documents(t *testing.T) (paths []string) {
 // prose is a document without its blocks of code.
 func prose(t *testing.T, path string) string {
 	t.Helper()
-	return regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(string(readFile(t, path)), "")
+	return regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(caddytest.ReadFile(t, path), "")
 }
 
 // anchors are the names that a page of the document has for its headings, made
@@ -92,8 +99,31 @@ func TestLinksOfTheDocsResolve(t *testing.T) {
 	}
 }
 
+// caddyfiles returns the whole Caddyfiles in a text.
+func caddyfiles(text string) (configs []string) {
+	for _, block := range regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		configs = append(configs, block[1])
+	}
+	return configs
+}
+
+func TestCaddyTakesTheDocsCaddyfiles(t *testing.T) {
+	found := 0
+	for _, document := range documents(t) {
+		for _, config := range caddyfiles(caddytest.ReadFile(t, document)) {
+			found++
+			path := filepath.Join(t.TempDir(), "Caddyfile")
+			caddytest.WriteFile(t, path, config)
+			caddytest.CheckConfig(t, path, "INSTANTAPI_WEBHOOK_SECRET=s")
+		}
+	}
+	if found < 5 {
+		t.Errorf("found %d Caddyfiles", found)
+	}
+}
+
 func TestReadmeIsShort(t *testing.T) {
-	if size := len(readFile(t, "README.md")); size > 10_000 {
+	if size := len(caddytest.ReadFile(t, root+"/README.md")); size > 10_000 {
 		t.Errorf("README.md has %d bytes, want 10000 at most: the rest belongs in docs", size)
 	}
 }
@@ -102,9 +132,9 @@ func TestReadmeIsShort(t *testing.T) {
 func sources(t *testing.T, keep func(path string) bool) string {
 	t.Helper()
 	var text strings.Builder
-	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && filepath.Ext(path) == ".go" && keep(path) {
-			text.Write(readFile(t, path))
+			text.WriteString(caddytest.ReadFile(t, path))
 		}
 		return err
 	})
@@ -118,7 +148,7 @@ func isTest(path string) bool { return strings.HasSuffix(path, "_test.go") }
 
 func TestDocsNameTestsThatExist(t *testing.T) {
 	tests := sources(t, isTest)
-	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(prose(t, "docs/promises.md"), -1)
+	named := regexp.MustCompile("`(Test[A-Za-z]+)`").FindAllStringSubmatch(prose(t, "promises.md"), -1)
 	if len(named) < 20 {
 		t.Errorf("docs/promises.md names %d tests", len(named))
 	}
@@ -132,10 +162,10 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 // TestReadmeHasEveryOption compares the README's grammars with those that the
 // documentation of the code has, and its tables with both.
 func TestReadmeHasEveryOption(t *testing.T) {
-	readme := string(readFile(t, "README.md"))
+	readme := caddytest.ReadFile(t, root+"/README.md")
 	grammar := regexp.MustCompile(`(?m)^\t+([a-z_]+)\s`)
 	var documented, given, tabled []string
-	code := sources(t, func(path string) bool { return !isTest(path) && !strings.HasPrefix(path, "bench") })
+	code := sources(t, func(path string) bool { return !isTest(path) && !strings.HasPrefix(path, filepath.Join(root, "bench")) })
 	for _, option := range regexp.MustCompile(`(?m)^//\t\t+([a-z_]+)( .*)?$`).FindAllStringSubmatch(code, -1) {
 		documented = append(documented, option[1])
 	}
@@ -155,72 +185,4 @@ func TestReadmeHasEveryOption(t *testing.T) {
 	if len(documented) < 14 || !slices.Equal(given, documented) || !slices.Equal(tabled, documented) {
 		t.Errorf("options in the code: %q\nin the README's grammar: %q\nin its tables: %q", documented, given, tabled)
 	}
-}
-
-// TestScopesOfTheDocs does to the configs below the heading "scope" what they
-// are there for: the spellings of an endpoint are one, and tenants are several.
-func TestScopesOfTheDocs(t *testing.T) {
-	caddy := buildCaddy(t)
-	_, section, found := strings.Cut(string(readFile(t, "docs/options.md")), "\n## `scope`\n")
-	if !found {
-		t.Fatal("docs/options.md has no heading for scope")
-	}
-	section, _, _ = strings.Cut(section, "\n## ")
-	configs := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(section, -1)
-	tests := []struct {
-		name     string
-		hosts    []string
-		paths    []string // the same endpoint
-		others   []string // endpoints of their own
-		refusals []string
-	}{
-		{name: "a site without a name", hosts: []string{"a.example", "b.example"}, paths: []string{"/"}},
-		{name: "several names", hosts: []string{"example.com", "www.example.com", "WWW.example.com"}, paths: []string{"/"}},
-		{name: "a path with a wildcard", hosts: []string{"example.com"}, paths: []string{"/hook", "/hook.json", "/hook;a=1", "/hook%20", "//hook/", "/HOOK"}},
-		{
-			name: "tenants in the query", hosts: []string{"example.com"},
-			paths:    []string{"/hook?tenant=acme", "/hook?tenant=acme&x=1", "/hook?tenant=%61cme"},
-			others:   []string{"/hook?tenant=globex"},
-			refusals: []string{"/hook", "/hook?tenant=", "/hook?tenant=Acme", "/hook?tenant=acme&tenant=globex", "/hook?tenant=invented"},
-		},
-	}
-	if len(configs) != len(tests) {
-		t.Fatalf("the section has %d configs, want %d", len(configs), len(tests))
-	}
-	for i, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			backend := newRecorder(t)
-			url := caddy.runText(t, "Caddyfile", onPort(configs[i][1]), addresses{"localhost:3000": backend.address})
-			var want []string
-			send := func(host, path, answer string, status int) {
-				t.Helper()
-				call{name: host + path, host: host, path: path, body: event("task.completed", "1"), answer: answer, status: status}.make(t, url)
-			}
-			answer := "" // the first one is forwarded
-			for _, host := range test.hosts {
-				for _, path := range test.paths {
-					send(host, path, answer, 200)
-					answer = duplicate
-				}
-			}
-			want = append(want, event("task.completed", "1"))
-			for _, path := range test.others {
-				send(test.hosts[0], path, "", 200)
-				send(test.hosts[0], path, duplicate, 200)
-				want = append(want, event("task.completed", "1"))
-			}
-			for _, path := range test.refusals {
-				send(test.hosts[0], path, "", 404)
-			}
-			backend.expect(t, want...)
-		})
-	}
-}
-
-// onPort makes plain sites on :8080 of sites with a name, which need TLS.
-func onPort(config string) []byte {
-	return []byte(strings.NewReplacer(
-		"www.example.com", "http://www.example.com:8080",
-		"example.com", "http://example.com:8080",
-	).Replace(config))
 }

@@ -1,4 +1,4 @@
-package instantapi_test
+package examples_test
 
 import (
 	"fmt"
@@ -13,32 +13,31 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// testSubmit goes the whole way: the tutorial's clients hand in tasks, the
+// TestSubmit goes the whole way: the tutorial's clients hand in tasks, the
 // sandbox takes them, and the tutorial's backends get the results through Caddy.
 // Half of the events are delivered twice, half of the tasks fail, and each
 // backend fails at first at half of the events. All the same it gets each result
 // once.
-func testSubmit(t *testing.T, c exampleCaddy) {
+func TestSubmit(t *testing.T) {
 	clients := submitClients(t)
 	for _, backend := range []struct {
 		name, config string
-		start        func(t *testing.T, port string) *process
+		start        func(t *testing.T, port string) *caddytest.Process
 	}{
 		{"Express", "express/Caddyfile", startExpress},
 		{"Flask", "flask/Caddyfile", startFlask},
 	} {
 		t.Run(backend.name, func(t *testing.T) {
 			t.Parallel()
-			port := freePort(t)
+			port := caddytest.FreePort(t)
 			received := backend.start(t, port)
-			c.env = append(slices.Clone(c.env), "PORT="+failFirst(t, port))
-			endpoint := c.run(t, backend.config, nil) + "/webhooks/instantapi"
-			sandbox := startSandbox(t, c, "--register", endpoint)
+			endpoint := run(t, backend.config, nil, "PORT="+failFirst(t, port)) + "/webhooks/instantapi"
+			sandbox := startSandbox(t, "--register", endpoint)
 
 			const tasksEach = 12
 			inputs := make(map[string]string) // by task
@@ -52,21 +51,21 @@ func testSubmit(t *testing.T, c exampleCaddy) {
 				t.Fatalf("%d tasks got %d IDs", len(clients)*tasksEach, len(inputs))
 			}
 			sandbox.waitForDeliveries(t, inputs)
-			checkReceived(t, received.output(), inputs)
-			checkSent(t, sandbox.output(), inputs)
+			checkReceived(t, received.Output(), inputs)
+			checkSent(t, sandbox.Output(), inputs)
 		})
 	}
 }
 
-// testSubmitErrors hands in tasks where it can't be done. One line says why, and
+// TestSubmitErrors hands in tasks where it can't be done. One line says why, and
 // the key is not in it.
-func testSubmitErrors(t *testing.T) {
+func TestSubmitErrors(t *testing.T) {
 	const key = "tell-nobody"
 	answer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, `{"received": true}`)
 	}))
 	t.Cleanup(answer.Close)
-	nobody := "http://127.0.0.1:" + freePort(t)
+	nobody := "http://" + caddytest.FreeAddr(t)
 	for client, command := range submitClients(t) {
 		for _, test := range []struct{ name, key, url, want string }{
 			{"no key", "", nobody, "set INSTANTAPI_API_KEY"},
@@ -92,35 +91,35 @@ func testSubmitErrors(t *testing.T) {
 func submitClients(t *testing.T) map[string][]string {
 	python, err := exec.LookPath("python3")
 	if err != nil {
-		python = lookPath(t, "python")
+		python = caddytest.LookPath(t, "python")
 	}
 	return map[string][]string{
-		"JavaScript": {lookPath(t, "node"), "examples/submit/submit.js"},
-		"Python":     {python, "examples/submit/submit.py"},
+		"JavaScript": {caddytest.LookPath(t, "node"), "submit/submit.js"},
+		"Python":     {python, "submit/submit.py"},
 	}
 }
 
 // runSubmit hands in a task.
 func runSubmit(t *testing.T, client []string, input string, env ...string) (output string, err error) {
 	cmd := exec.CommandContext(t.Context(), client[0], client[1], "summarize", input)
-	cmd.Env = slices.Concat(userEnviron, env, []string{"no_proxy=127.0.0.1", "PYTHONUTF8=1"})
+	cmd.Env = slices.Concat(caddytest.UserEnviron(), env, []string{"no_proxy=127.0.0.1", "PYTHONUTF8=1"})
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
 
 // sandboxProcess is a `caddy instantapi sandbox`.
 type sandboxProcess struct {
-	*process
+	*caddytest.Process
 	url string
 }
 
-func startSandbox(t *testing.T, c exampleCaddy, args ...string) sandboxProcess {
-	address := "127.0.0.1:" + freePort(t)
-	cmd := c.command(t, slices.Concat([]string{
+func startSandbox(t *testing.T, args ...string) sandboxProcess {
+	address := caddytest.FreeAddr(t)
+	cmd := caddy(t, slices.Concat([]string{
 		"instantapi", "sandbox", "--listen", address, "--delay", "10ms", "--backoff", "50ms",
 		"--duplicate-rate", "0.5", "--fail-rate", "0.5", "--secret-env", "INSTANTAPI_WEBHOOK_SECRET",
 	}, args)...)
-	return sandboxProcess{startProcess(t, cmd, "taking tasks on"), "http://" + address}
+	return sandboxProcess{startBackend(t, cmd, "taking tasks on"), "http://" + address}
 }
 
 // submit hands in a task with one of the clients and returns the task's ID.
@@ -155,11 +154,7 @@ func (s sandboxProcess) waitForDeliveries(t *testing.T, tasks map[string]string)
 		}
 		return ""
 	}
-	for deadline := time.Now().Add(startTimeout); left(s.output()) != ""; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is not delivered", left(s.output()))
-		}
-	}
+	caddytest.Eventually(t, "all events are delivered", func() bool { return left(s.Output()) == "" })
 }
 
 // checkReceived checks that each task's result has arrived at the backend, whole
