@@ -1,12 +1,13 @@
-package instantapi_test
+package instantapi
 
 import (
 	"encoding/json"
-	"fmt"
-	"path/filepath"
+	"net/http"
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // A process that ends tells of the log lines that it has not written.
@@ -14,18 +15,16 @@ func TestSuppressedLinesAreToldOfWhenTheProcessEnds(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process can't be asked to end here")
 	}
-	caddy, port := buildCaddy(t), freePort(t)
-	config := filepath.Join(t.TempDir(), "Caddyfile")
-	writeFile(t, config, fmt.Sprintf("{\n\tadmin off\n}\n:%s {\n\tinstantapi_verify %s\n}\n", port, demoSecret))
-	server := caddy.command(t, "run", "--config", config)
-	process := startProcess(t, server, "serving initial configuration")
+	s := caddytest.New(t)
+	server := s.Start(t, s.Caddyfile("instantapi_verify "+caddytest.Secret))
 	const forgeries = 200
 	for range forgeries {
-		call{name: "forged", body: event("task.completed", "a"), secret: "forged", status: 401}.make(t, "http://127.0.0.1:"+port)
+		forged := caddytest.SignedWith("forged", s.URL("/"), caddytest.Event("a"))
+		caddytest.Do(t, forged).WantJSON(t, http.StatusUnauthorized, caddytest.Forged)
 	}
-	process.end(server.Process)
+	server.Stop(t)
 	told := 0
-	for line := range strings.Lines(process.output()) {
+	for line := range strings.Lines(s.Logged()) {
 		var entry struct {
 			Outcome    string
 			Remote     string `json:"remote_addr"`

@@ -159,6 +159,25 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestTroubleshootingQuotesWhatIsSaid checks that a message in the first column,
+// for which somebody may search the page, is one of the program's.
+func TestTroubleshootingQuotesWhatIsSaid(t *testing.T) {
+	code := sources(t, func(path string) bool { return !isTest(path) })
+	symptoms := regexp.MustCompile(`(?m)^\| ([^|]+) \|`).FindAllStringSubmatch(prose(t, "troubleshooting.md"), -1)
+	quoted := 0
+	for _, symptom := range symptoms {
+		for _, quote := range regexp.MustCompile("`([^`]+ [^`]+)`").FindAllStringSubmatch(symptom[1], -1) {
+			quoted++
+			if !strings.Contains(code, quote[1]) {
+				t.Errorf("nothing says %q", quote[1])
+			}
+		}
+	}
+	if quoted < 5 {
+		t.Errorf("the page quotes %d messages", quoted)
+	}
+}
+
 // TestReadmeHasEveryOption compares the README's grammars with those that the
 // documentation of the code has, and its tables with both.
 func TestReadmeHasEveryOption(t *testing.T) {
