@@ -61,8 +61,8 @@ func TestCommandsRefuseWrongUsage(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := runCommand(t, "", test.args...)
-			if got.status != 1 || !strings.HasPrefix(got.stderr, "Error: ") || !strings.Contains(got.stderr, test.want) || got.stdout != "" {
-				t.Errorf("exit status %d, want 1 and an error with %q; it printed %q and to standard error %q", got.status, test.want, got.stdout, got.stderr)
+			if got.Status != 1 || !strings.HasPrefix(got.Stderr, "Error: ") || !strings.Contains(got.Stderr, test.want) || got.Stdout != "" {
+				t.Errorf("exit status %d, want 1 and an error with %q; it printed %q and to standard error %q", got.Status, test.want, got.Stdout, got.Stderr)
 			}
 		})
 	}

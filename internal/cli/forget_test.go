@@ -1,25 +1,29 @@
 package cli
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
+)
 
 func TestForgottenEventsAreForwardedAgain(t *testing.T) {
-	b := newBackend(t, nil)
+	b := caddytest.NewBackend(t, nil)
 	s, _, _ := runAdminSite(t, b)
-	s.post(t, s.hook, "task.completed", "a", fromBackend)
-	s.ask(t, "forget", "--url", s.hook, "--task-id", "a").want(t, 0, "forgotten")
-	s.ask(t, "forget", "--url", s.hook, "--task-id", "a").want(t, 4, "unknown")
-	s.post(t, s.hook, "task.completed", "a", fromBackend)
-	s.post(t, s.hook, "task.completed", "a", asDuplicate)
-	b.wantDeliveries(t, 2)
+	s.post(t, s.hook, "task.completed", "a", caddytest.FromBackend)
+	s.ask(t, "forget", "--url", s.hook, "--task-id", "a").Want(t, 0, "forgotten")
+	s.ask(t, "forget", "--url", s.hook, "--task-id", "a").Want(t, 4, "unknown")
+	s.post(t, s.hook, "task.completed", "a", caddytest.FromBackend)
+	s.post(t, s.hook, "task.completed", "a", caddytest.Duplicate)
+	b.WantDeliveries(t, 2)
 }
 
 func TestForgetForgetsOneEvent(t *testing.T) {
-	s, _, _ := runAdminSite(t, newBackend(t, nil))
-	s.post(t, s.hook, "task.completed", "a", fromBackend)
-	s.post(t, s.hook, "task.failed", "a", fromBackend)
+	s, _, _ := runAdminSite(t, caddytest.NewBackend(t, nil))
+	s.post(t, s.hook, "task.completed", "a", caddytest.FromBackend)
+	s.post(t, s.hook, "task.failed", "a", caddytest.FromBackend)
 	got := s.ask(t, "forget", "--url", s.hook, "--task-id", "a")
-	got.wantError(t, "more than one event")
-	got.wantError(t, "--event-type")
-	s.ask(t, "forget", "--url", s.hook, "--task-id", "a", "--event-type", "task.failed").want(t, 0, "forgotten")
-	s.post(t, s.hook, "task.completed", "a", asDuplicate)
+	wantError(t, got, "more than one event")
+	wantError(t, got, "--event-type")
+	s.ask(t, "forget", "--url", s.hook, "--task-id", "a", "--event-type", "task.failed").Want(t, 0, "forgotten")
+	s.post(t, s.hook, "task.completed", "a", caddytest.Duplicate)
 }

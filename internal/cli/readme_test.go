@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // TestReadmeTryIt does what the README, and docs/observing.md where the README
@@ -25,11 +27,11 @@ func TestReadmeTryIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := fixedAddr(t)
-	_, port, _ := strings.Cut(address, ":")
-	_, backendPort, _ := strings.Cut(fixedAddr(t), ":")
-	admin := fixedAddr(t)
-	runCaddy(t, address, "{\n\tadmin "+admin+"\n}\n"+strings.NewReplacer(":8080", ":"+port, ":8081", ":"+backendPort).Replace(string(config)))
+	s := caddytest.New(t)
+	s.Admin = caddytest.FreeAddr(t)
+	port := caddytest.Port(s.Addr)
+	ports := strings.NewReplacer(":8080", ":"+port, ":8081", ":"+caddytest.FreePort(t))
+	s.Start(t, "{\n\tadmin "+s.Admin+"\n}\n"+ports.Replace(string(config)))
 
 	const program = "go run ./examples/caddy instantapi "
 	calls := regexp.MustCompile("(?m)```sh\n"+program+"(.*)\n```\n```\n((?s:.*?))```").FindAllStringSubmatch(string(pages), -1)
@@ -40,11 +42,11 @@ func TestReadmeTryIt(t *testing.T) {
 			args = append(args, "--url", "http://localhost:"+port+"/webhooks/instantapi")
 		}
 		cmd := instantapiCommand(t, args...)
-		cmd.Env = append(cmd.Env, "CADDY_ADMIN="+admin)
-		got := finish(t, cmd, func() {})
-		want, printed := masked(call[2]), masked(got.stdout)
-		if got.status != 0 || printed != want {
-			t.Errorf("%s: exit status %d; it printed\n%s%s, the README has\n%s", call[1], got.status, printed, got.stderr, want)
+		cmd.Env = append(cmd.Env, "CADDY_ADMIN="+s.Admin)
+		got := caddytest.Finish(t, cmd, nil)
+		want, printed := masked(call[2]), masked(got.Stdout)
+		if got.Status != 0 || printed != want {
+			t.Errorf("%s: exit status %d; it printed\n%s%s, the README has\n%s", call[1], got.Status, printed, got.Stderr, want)
 		}
 		done = append(done, args[0])
 	}

@@ -12,14 +12,16 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 func TestSandboxRetries(t *testing.T) {
-	elsewhere := newBackend(t, nil)
+	elsewhere := caddytest.NewBackend(t, nil)
 	release := make(chan struct{})
 	var mu sync.Mutex
 	var times []time.Time
-	target := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+	target := caddytest.NewBackend(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		times = append(times, time.Now())
 		attempt := len(times)
@@ -51,16 +53,16 @@ func TestSandboxRetries(t *testing.T) {
 	}
 	s.end()
 	s.wrote(1, "events undelivered: 0")
-	elsewhere.wantDeliveries(t, 0)
+	elsewhere.WantDeliveries(t, 0)
 
-	attempts := target.deliveries()
+	attempts := target.Deliveries()
 	if len(attempts) != 5 {
 		t.Fatalf("there were %d attempts, want 5", len(attempts))
 	}
 	for _, attempt := range attempts {
 		checkSignature(t, attempt, sandboxSecret)
-		if !bytes.Equal(attempt.body, attempts[0].body) {
-			t.Errorf("an attempt sends %s, the first one sent %s", attempt.body, attempts[0].body)
+		if !bytes.Equal(attempt.Body, attempts[0].Body) {
+			t.Errorf("an attempt sends %s, the first one sent %s", attempt.Body, attempts[0].Body)
 		}
 	}
 	// At least half of 200, 400, 800 and 1600 ms, and in one of the pauses the time that
@@ -119,26 +121,26 @@ func TestSandboxPrintsNothingThatATerminalObeys(t *testing.T) {
 }
 
 func TestSandboxGivesUp(t *testing.T) {
-	target := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	target := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	s := startSandbox(t, "--attempts", "3")
 	id := s.submit(target.URL)
 	s.wrote(1, id+" task.completed attempt 3: 500 Internal Server Error, given up")
 	s.wrote(1, id+" task.completed undelivered")
-	nobody := s.submit("http://" + fixedAddr(t))
+	nobody := s.submit("http://" + caddytest.FreeAddr(t))
 	s.wrote(1, nobody+" task.completed undelivered")
 	if !regexp.MustCompile(nobody + ` task\.completed attempt 3: no answer: dial tcp .*, given up`).MatchString(s.out.String()) {
 		t.Error("it does not say why nobody could be reached")
 	}
 	s.end()
 	s.wrote(1, "events undelivered: 2")
-	target.wantDeliveries(t, 3)
+	target.WantDeliveries(t, 3)
 }
 
 func TestSandboxDeliversTwice(t *testing.T) {
 	var mu sync.Mutex
 	failed := map[string]bool{}
-	target := newBackend(t, nil)
-	target.answer = func(w http.ResponseWriter, r *http.Request) {
+	target := caddytest.NewBackend(t, nil)
+	target.Answer = func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		if !failed[r.URL.Path] {
@@ -159,8 +161,8 @@ func TestSandboxDeliversTwice(t *testing.T) {
 	s.end()
 	s.wrote(1, "events undelivered: 0")
 	bodies := map[string]int{}
-	for _, d := range target.deliveries() {
-		bodies[string(d.body)]++
+	for _, d := range target.Deliveries() {
+		bodies[string(d.Body)]++
 	}
 	for body, n := range bodies {
 		if n != 3 { // twice, and once more for the attempt that failed
@@ -179,23 +181,23 @@ func TestSandboxRegisters(t *testing.T) {
 			answer_verification_requests
 		}
 		respond "from the backend"`)
-	s := startSandbox(t, "--register", target.url("/hook?token=tell-nobody"))
+	s := startSandbox(t, "--register", target.URL("/hook?token=tell-nobody"))
 	out := s.out.String()
 	for _, line := range []string{
-		"registering " + target.url("/hook") + `, unsigned GET: 200 OK {"received": true}`,
-		"registering " + target.url("/hook") + `, unsigned POST: 200 OK {"received": true}`,
+		"registering " + target.URL("/hook") + `, unsigned GET: 200 OK {"received": true}`,
+		"registering " + target.URL("/hook") + `, unsigned POST: 200 OK {"received": true}`,
 	} {
 		if !strings.Contains(out, line) || strings.Index(out, line) > strings.Index(out, "taking tasks") {
 			t.Errorf("it did not first write %q", line)
 		}
 	}
-	s.submit(target.url("/hook"))
+	s.submit(target.URL("/hook"))
 	s.wrote(1, "attempt 1: 200 OK from the backend")
 
 	strict := runSite(t, "instantapi_verify "+sandboxSecret)
-	s = startSandbox(t, "--register", strict.url("/"))
+	s = startSandbox(t, "--register", strict.URL("/"))
 	s.wrote(1, `unsigned GET: 405 Method Not Allowed {"error": "Method not allowed"}`)
 	s.wrote(1, `unsigned POST: 401 Unauthorized {"error": "Invalid signature"}`)
-	s = startSandbox(t, "--register", "http://"+fixedAddr(t)) // runs all the same
+	s = startSandbox(t, "--register", "http://"+caddytest.FreeAddr(t)) // runs all the same
 	s.wrote(2, ": no answer: dial tcp ")
 }

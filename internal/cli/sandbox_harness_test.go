@@ -5,12 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // runningSandbox is the command as a user runs it, in this process.
@@ -80,7 +81,7 @@ func (s *runningSandbox) end() {
 
 func (s *runningSandbox) waitFor(what string, ok func(out string) bool) {
 	s.t.Helper()
-	eventually(s.t, what, func() bool { return ok(s.out.String()) })
+	caddytest.Eventually(s.t, what, func() bool { return ok(s.out.String()) })
 }
 
 // wrote waits until there are n lines with this text.
@@ -107,47 +108,12 @@ func (s *runningSandbox) submit(webhook string) string {
 
 func (s *runningSandbox) submitBody(body string) string {
 	s.t.Helper()
-	got := do(s.t, s.request(http.MethodPost, sandboxPath, body))
+	got := caddytest.Do(s.t, s.request(http.MethodPost, sandboxPath, body))
 	var answer struct {
 		TaskID string `json:"task_id"`
 	}
-	if err := json.Unmarshal([]byte(got.body), &answer); err != nil || got.status != http.StatusOK || answer.TaskID == "" {
-		s.t.Fatalf("got %d %s, want 200 and a task_id", got.status, got.body)
+	if err := json.Unmarshal([]byte(got.Body), &answer); err != nil || got.Status != http.StatusOK || answer.TaskID == "" {
+		s.t.Fatalf("got %d %s, want 200 and a task_id", got.Status, got.Body)
 	}
 	return answer.TaskID
-}
-
-// client makes a connection for each request, so that none is used that a
-// sandbox has closed.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-
-// reply is an answer, read.
-type reply struct {
-	status int
-	header http.Header
-	body   string
-}
-
-func do(t *testing.T, r *http.Request) reply {
-	t.Helper()
-	response, err := client.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return reply{response.StatusCode, response.Header, string(body)}
-}
-
-func (got reply) wantJSON(t *testing.T, status int, body string) {
-	t.Helper()
-	if got.status != status || got.body != body {
-		t.Errorf("got %d %s, want %d %s", got.status, got.body, status, body)
-	}
-	if ct := got.header.Get("Content-Type"); ct != "application/json" {
-		t.Errorf("Content-Type is %q, want application/json", ct)
-	}
 }

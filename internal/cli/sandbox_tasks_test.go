@@ -11,11 +11,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
 func TestSandboxAnswers(t *testing.T) {
-	target := newBackend(t, nil)
+	target := caddytest.NewBackend(t, nil)
 	s := startSandbox(t)
 	const path = sandboxPath
 	task := fmt.Sprintf(`{"task":"summarize","input":"A text","webhook_url":%q}`, target.URL)
@@ -68,25 +69,25 @@ func TestSandboxAnswers(t *testing.T) {
 			if test.authorize != nil {
 				r.Header["Authorization"] = test.authorize
 			}
-			got := do(t, r)
+			got := caddytest.Do(t, r)
 			if test.status == 200 {
 				accepted++
-				if got.status != 200 || !regexp.MustCompile(`^{"task_id":"task_[a-z2-7]{12}"}$`).MatchString(got.body) {
-					t.Errorf("got %d %s, want a task_id", got.status, got.body)
+				if got.Status != 200 || !regexp.MustCompile(`^{"task_id":"task_[a-z2-7]{12}"}$`).MatchString(got.Body) {
+					t.Errorf("got %d %s, want a task_id", got.Status, got.Body)
 				}
 				return
 			}
-			got.wantJSON(t, test.status, test.answer)
-			if allow := got.header.Get("Allow"); (allow == "POST") != (test.status == 405) {
+			got.WantJSON(t, test.status, test.answer)
+			if allow := got.Header.Get("Allow"); (allow == "POST") != (test.status == 405) {
 				t.Errorf("Allow is %q", allow)
 			}
-			if scheme := got.header.Get("WWW-Authenticate"); (scheme == "Bearer") != (test.status == 401) {
+			if scheme := got.Header.Get("WWW-Authenticate"); (scheme == "Bearer") != (test.status == 401) {
 				t.Errorf("WWW-Authenticate is %q", scheme)
 			}
 		})
 	}
 	s.wrote(accepted, "attempt 1: 200")
-	target.wantDeliveries(t, accepted) // and none for what was refused
+	target.WantDeliveries(t, accepted) // and none for what was refused
 }
 
 func TestSandboxRefusesABodyThatEndsEarly(t *testing.T) {
@@ -115,14 +116,14 @@ func TestSandboxEvent(t *testing.T) {
 		{"1", "task.failed", "failed", `{"error":"The sandbox lets this task fail","input":{"cut":"` + "\ufffd" + `"}}`},
 	} {
 		t.Run(test.eventType, func(t *testing.T) {
-			target := newBackend(t, nil)
+			target := caddytest.NewBackend(t, nil)
 			t.Setenv("THE_SECRET", testSecret)
 			s := startSandbox(t, "--secret-env", "THE_SECRET", "--fail-rate", test.failRate)
 			id := s.submitBody(fmt.Sprintf(`{"task":"summarize","input":{"cut":"\ud83d"},"webhook_url":"%s/hook?a=b"}`, target.URL))
 			s.wrote(1, id+" "+test.eventType+" attempt 1: 200 OK from the backend")
 
-			got := target.deliveries()[0]
-			s.wrote(1, id+" accepted, in 0s "+target.URL+"/hook gets "+string(got.body))
+			got := target.Deliveries()[0]
+			s.wrote(1, id+" accepted, in 0s "+target.URL+"/hook gets "+string(got.Body))
 			if got.Method != http.MethodPost || got.RequestURI != "/hook?a=b" || got.Header.Get("Content-Type") != "application/json" {
 				t.Errorf("got %s %s with Content-Type %q", got.Method, got.RequestURI, got.Header.Get("Content-Type"))
 			}
@@ -136,21 +137,21 @@ func TestSandboxEvent(t *testing.T) {
 					Cost *float64 `json:"cost"`
 				} `json:"usage"`
 			}
-			dec := json.NewDecoder(bytes.NewReader(got.body))
+			dec := json.NewDecoder(bytes.NewReader(got.Body))
 			dec.DisallowUnknownFields()
 			if err := dec.Decode(&event); err != nil {
 				t.Fatal(err)
 			}
 			if event.EventType != test.eventType || event.TaskID != id || event.Status != test.status ||
 				string(event.Result) != test.result || event.Usage.Cost == nil {
-				t.Errorf("got the event %s", got.body)
+				t.Errorf("got the event %s", got.Body)
 			}
 		})
 	}
 }
 
 // checkSignature checks a delivery as the guard does.
-func checkSignature(t *testing.T, d delivery, secret string) {
+func checkSignature(t *testing.T, d caddytest.Delivery, secret string) {
 	t.Helper()
 	verifier, err := signature.NewVerifier(secret)
 	if err != nil {
@@ -160,23 +161,23 @@ func checkSignature(t *testing.T, d delivery, secret string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := verifier.Verify(d.body, sig); err != nil {
+	if _, err := verifier.Verify(d.Body, sig); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestSandboxIsBounded(t *testing.T) {
-	target := newBackend(t, nil)
+	target := caddytest.NewBackend(t, nil)
 	s := startSandbox(t, "--delay", "1h")
 	for range sandboxMaxPending {
 		s.submit(target.URL)
 	}
-	got := do(t, s.request(http.MethodPost, sandboxPath, fmt.Sprintf(`{"task":"summarize","webhook_url":%q}`, target.URL)))
-	got.wantJSON(t, http.StatusServiceUnavailable, `{"error":"Too many pending tasks"}`)
-	if got.header.Get("Retry-After") == "" {
+	got := caddytest.Do(t, s.request(http.MethodPost, sandboxPath, fmt.Sprintf(`{"task":"summarize","webhook_url":%q}`, target.URL)))
+	got.WantJSON(t, http.StatusServiceUnavailable, `{"error":"Too many pending tasks"}`)
+	if got.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
 	s.end()
 	s.wrote(1, fmt.Sprintf("events undelivered: %d", sandboxMaxPending))
-	target.wantDeliveries(t, 0)
+	target.WantDeliveries(t, 0)
 }

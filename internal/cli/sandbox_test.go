@@ -5,29 +5,30 @@ import (
 	"context"
 	"net/http"
 	"os"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 func TestSandboxEndsInOrder(t *testing.T) {
 	ctx, release := context.WithCancel(t.Context())
-	slow := newBackend(t, func(http.ResponseWriter, *http.Request) { <-ctx.Done() })
+	slow := caddytest.NewBackend(t, func(http.ResponseWriter, *http.Request) { <-ctx.Done() })
 	s := startSandbox(t, "--backoff", "30s")
 	t.Cleanup(release)
 	going := s.submit(slow.URL)
-	waiting := s.submit("http://" + fixedAddr(t))
+	waiting := s.submit("http://" + caddytest.FreeAddr(t))
 	s.wrote(1, "again in ")
-	eventually(t, "an attempt goes on", func() bool { return len(slow.deliveries()) == 1 })
+	caddytest.Eventually(t, "an attempt goes on", func() bool { return len(slow.Deliveries()) == 1 })
 
 	s.cancel()
 	s.wrote(1, waiting+" task.completed undelivered")
-	eventually(t, "it takes no more tasks", func() bool {
-		_, err := client.Do(s.request(http.MethodPost, sandboxPath, ""))
+	caddytest.Eventually(t, "it takes no more tasks", func() bool {
+		_, err := caddytest.Sender.Do(s.request(http.MethodPost, sandboxPath, ""))
 		return err != nil
 	})
 	select {
@@ -46,32 +47,16 @@ func TestSandboxEndsAtASignal(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process can't be sent signals here")
 	}
-	program, err := caddyProgram()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {
-			var out output
-			cmd := exec.Command(program, "instantapi", "sandbox", "--listen", "127.0.0.1:0")
-			cmd.Stdout, cmd.Stderr = &out, &out
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
+			sandbox := caddytest.Start(t, instantapiCommand(t, "sandbox", "--listen", "127.0.0.1:0"))
+			sandbox.WaitFor(t, "taking tasks")
+			sandbox.Signal(t, sig)
+			if err := sandbox.Wait(t); err != nil {
+				t.Error(err)
 			}
-			ended := make(chan error, 1)
-			go func() { ended <- cmd.Wait() }()
-			t.Cleanup(func() { _ = cmd.Process.Kill() })
-			eventually(t, "it takes tasks", func() bool { return strings.Contains(out.String(), "taking tasks") })
-			if err := cmd.Process.Signal(sig); err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case err := <-ended:
-				if err != nil || !strings.Contains(out.String(), "ended; events undelivered: 0") {
-					t.Errorf("ended with %v and wrote:\n%s", err, out.String())
-				}
-			case <-time.After(20 * time.Second):
-				t.Error("it did not end")
+			if !strings.Contains(sandbox.Output(), "ended; events undelivered: 0") {
+				t.Error("it does not say how it ended")
 			}
 		})
 	}
@@ -134,20 +119,20 @@ func TestSandboxKeepsSecrets(t *testing.T) {
 	const key, secret, token = "key-tell-nobody", "secret-tell-nobody", "token-tell-nobody"
 	t.Setenv("KEY", key)
 	t.Setenv("SECRET", secret)
-	target := newBackend(t, nil)
+	target := caddytest.NewBackend(t, nil)
 	with := strings.Replace(target.URL, "http://", "http://user:"+token+"@", 1) + "/hook?token=" + token
 	s := startSandbox(t, "--key-env", "KEY", "--secret-env", "SECRET", "--attempts", "1", "--register", with)
 
 	s.key = "wrong-" + token
-	do(t, s.request(http.MethodPost, sandboxPath, "")).wantJSON(t, http.StatusUnauthorized, `{"error":"Invalid API key"}`)
+	caddytest.Do(t, s.request(http.MethodPost, sandboxPath, "")).WantJSON(t, http.StatusUnauthorized, `{"error":"Invalid API key"}`)
 	s.key = key
 	s.submit(with)
 	s.wrote(1, "attempt 1: 200 OK")
-	s.submit("http://" + fixedAddr(t) + "/hook?token=" + token)
+	s.submit("http://" + caddytest.FreeAddr(t) + "/hook?token=" + token)
 	s.wrote(1, "undelivered")
-	got := do(t, s.request(http.MethodPost, sandboxPath, `{"task":"summarize","webhook_url":"ftp://`+token+`"}`))
-	if got.status != http.StatusBadRequest || strings.Contains(got.body, token) {
-		t.Errorf("got %d %s", got.status, got.body)
+	got := caddytest.Do(t, s.request(http.MethodPost, sandboxPath, `{"task":"summarize","webhook_url":"ftp://`+token+`"}`))
+	if got.Status != http.StatusBadRequest || strings.Contains(got.Body, token) {
+		t.Errorf("got %d %s", got.Status, got.Body)
 	}
 	s.end()
 	for _, credential := range []string{key, secret, token} {
@@ -155,5 +140,5 @@ func TestSandboxKeepsSecrets(t *testing.T) {
 			t.Errorf("%s is in the output", credential)
 		}
 	}
-	checkSignature(t, target.deliveries()[2], secret) // after the two of --register
+	checkSignature(t, target.Deliveries()[2], secret) // after the two of --register
 }

@@ -8,11 +8,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"golang.org/x/sys/unix"
 )
 
 func TestSendShowsProgressOnATerminal(t *testing.T) {
-	b := newBackend(t, nil)
+	b := caddytest.NewBackend(t, nil)
 	ours, theirs := pseudoTerminal(t)
 	cmd := instantapiCommand(t, "send", "--url", b.URL, "--secret", testSecret, "--count", "50")
 	var stdout bytes.Buffer
@@ -38,7 +39,7 @@ func pseudoTerminal(t *testing.T) (ours, theirs *os.File) {
 	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		missing(t, err.Error())
+		caddytest.Missing(t, "%v", err)
 	}
 	t.Cleanup(func() { ours.Close() })
 	number, err := unix.IoctlGetInt(int(ours.Fd()), unix.TIOCGPTN)
@@ -50,7 +51,7 @@ func pseudoTerminal(t *testing.T) (ours, theirs *os.File) {
 	}
 	theirs, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
-		missing(t, err.Error())
+		caddytest.Missing(t, "%v", err)
 	}
 	return ours, theirs
 }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
@@ -15,12 +16,12 @@ func TestSignPrintsWhatTheGuardTakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := signature.Sign(testSecret, []byte(body)) + "\n"
-	for _, got := range []commandResult{
+	for _, got := range []caddytest.Result{
 		runCommand(t, body, "sign", "--secret", testSecret),
 		runCommand(t, body, "sign", "--secret", testSecret, "--file", "-"),
 		runCommand(t, "", "sign", "--secret-env", "TEST_SECRET", "--file", file),
 	} {
-		if got.status != 0 || got.stdout != want || got.stderr != "" {
+		if got.Status != 0 || got.Stdout != want || got.Stderr != "" {
 			t.Errorf("got %+v, want %q", got, want)
 		}
 	}

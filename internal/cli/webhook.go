@@ -33,6 +33,7 @@ func webhookClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = maxConcurrency, maxConcurrency
 	transport.MaxResponseHeaderBytes = maxAnswer
+	transport.DialContext = dialAnswered
 	return &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -52,7 +53,7 @@ func webhookRequest(ctx context.Context, method string, target *url.URL, body []
 // or not a whole one, without the URL: there may be a password in it. The status
 // is 0 only if none came.
 func exchange(client *http.Client, r *http.Request, timeout time.Duration) (status int, answer string, err error) {
-	ctx, cancel := context.WithTimeout(r.Context(), timeout)
+	ctx, cancel := context.WithTimeout(withBeginnings(r.Context()), timeout)
 	defer cancel()
 	response, err := client.Do(r.WithContext(ctx))
 	var body []byte
