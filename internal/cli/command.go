@@ -64,11 +64,13 @@ func noArguments(_ *cobra.Command, args []string) error {
 	return nil
 }
 
-// flagError does the same for "-secret=...", which pflag takes for one-letter
-// flags and repeats.
+// flagError does the same for "-secret=..." and "-key=...", which pflag takes for
+// flags of one letter and repeats.
 func flagError(_ *cobra.Command, err error) error {
-	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok && unknown.GetSpecifiedShortnames() != "" {
-		return errors.New("flags begin with two dashes; see --help")
+	unknown, isUnknown := errors.AsType[*pflag.NotExistError](err)
+	invalid, isInvalid := errors.AsType[*pflag.InvalidValueError](err)
+	if isUnknown && unknown.GetSpecifiedShortnames() != "" || isInvalid && invalid.GetFlag().Name == insecureFlag {
+		return errors.New("flags with a value begin with two dashes; see --help")
 	}
 	return err
 }

@@ -21,6 +21,7 @@ func TestCommandsRefuseWrongUsage(t *testing.T) {
 		{"secret for a variable's name", []string{"send", "--secret-env", testSecret}, "unset or empty"},
 		{"secret without its flag", []string{"send", testSecret}, "flags"},
 		{"secret with one dash", []string{"send", "-secret=" + testSecret}, "two dashes"},
+		{"secret after -k", []string{"send", "-k=" + testSecret}, "two dashes"},
 		{"unknown flag", append([]string{"send", "--cuont", "2"}, secret...), "--cuont"},
 		{"URL without a scheme", append([]string{"send", "--url", "localhost:8080/x"}, secret...), "--url"},
 		{"URL of another scheme", append([]string{"send", "--url", "ftp://localhost/x"}, secret...), "--url"},

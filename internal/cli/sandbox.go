@@ -63,8 +63,10 @@ who has the key can make it send requests anywhere.`,
 	}
 	flags := cmd.Flags()
 	var key, secret credentialFlags
+	var trust trustFlags
 	key.register(cmd, "key", "the API `key` that it asks for (default "+sandboxKey+")")
 	secret.register(cmd, "secret", secretUsage+" that it signs with (default "+sandboxSecret+")")
+	trust.register(cmd)
 	listen := flags.String("listen", "127.0.0.1:8090", "the `address` to listen on")
 	register := flags.String("register", "", "a `URL` to request first, unsigned, as when an endpoint is registered")
 	flags.DurationVar(&s.delay, "delay", time.Second, "how long a task takes")
@@ -92,6 +94,10 @@ who has the key can make it send requests anywhere.`,
 				return 1, fmt.Errorf("--register %v", err)
 			}
 		}
+		trusted, err := trust.config(cmd)
+		if err != nil {
+			return 1, err
+		}
 		listener, err := sandboxListen(*listen, apiKey)
 		if err != nil {
 			return 1, err
@@ -102,7 +108,7 @@ who has the key can make it send requests anywhere.`,
 		defer stop()
 		context.AfterFunc(ctx, stop) // so that a second signal ends it at once
 
-		s.client = webhookClient()
+		s.client = webhookClient(trusted)
 		s.log = log.New(cmd.OutOrStdout(), "", log.Ltime)
 		if target != nil {
 			s.register(ctx, target)

@@ -39,6 +39,7 @@ type sendCommand struct {
 	secret string
 
 	secrets           credentialFlags
+	trust             trustFlags
 	url, header       string
 	file              string
 	eventType, taskID string
@@ -52,7 +53,7 @@ type sendCommand struct {
 }
 
 func newSendCommand() *cobra.Command {
-	s := &sendCommand{client: webhookClient()}
+	s := new(sendCommand)
 	cmd := &cobra.Command{
 		Use:   "send (--secret <secret> | --secret-env <name>) [--url <url>] [--file <path>] [--repeat <n>] [--forge] [--count <n>]",
 		Short: "Signs events and posts them to a webhook endpoint",
@@ -84,6 +85,7 @@ Exit status:
 		Args: noArguments,
 	}
 	s.secrets.register(cmd, "secret", secretUsage)
+	s.trust.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
 	flags.StringVar(&s.header, "signature-header", signature.DefaultHeader, "`name` of the header for the signature, as in the guard's signature_header")
@@ -147,6 +149,11 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	if s.secret, err = s.secrets.one(""); err != nil {
 		return 1, err
 	}
+	trust, err := s.trust.config(cmd)
+	if err != nil {
+		return 1, err
+	}
+	s.client = webhookClient(trust)
 	if s.forge {
 		// Not a digit off the right signature: it would travel, and be logged.
 		s.secret = rand.Text()

@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -29,11 +30,13 @@ func parseWebhookURL(text string) (*url.URL, error) {
 
 // webhookClient returns a client that follows no redirect: an answer that says
 // "elsewhere" is no delivery, and who names the URL need not be who answers there.
-func webhookClient() *http.Client {
+// trust is nil for the system's certificates.
+func webhookClient(trust *tls.Config) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = maxConcurrency, maxConcurrency
 	transport.MaxResponseHeaderBytes = maxAnswer
 	transport.DialContext = dialAnswered
+	transport.TLSClientConfig = trust
 	return &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -66,7 +69,7 @@ func exchange(client *http.Client, r *http.Request, timeout time.Duration) (stat
 		if ctx.Err() == context.DeadlineExceeded {
 			err = fmt.Errorf("no whole answer within %s", timeout)
 		} else if failed, ok := errors.AsType[*url.Error](err); ok {
-			err = failed.Err
+			err = explainTLS(failed.Err)
 		}
 		return status, string(body), err
 	}

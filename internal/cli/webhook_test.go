@@ -18,7 +18,7 @@ func TestExchangeBlamesTheRightTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := webhookClient()
+	client := webhookClient(nil)
 	client.Transport.(*http.Transport).ResponseHeaderTimeout = 10 * time.Millisecond
 	for timeout, want := range map[time.Duration]string{
 		time.Minute:     "timeout awaiting response headers",
