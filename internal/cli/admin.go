@@ -1,9 +1,13 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -42,14 +46,48 @@ func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer)
 	return cmd
 }
 
-func (c adminClient) request(method, uri string, answer any) error {
-	response, err := caddycmd.AdminAPIRequest(c.address, method, uri, nil, nil)
+// request asks the admin API, and reads its answer into answer. It returns the
+// answer as it came, too: a newer Caddy may know more than this command.
+func (c adminClient) request(method, uri string, question, answer any) (raw []byte, err error) {
+	var body io.Reader
+	if question != nil {
+		encoded, err := json.Marshal(question)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(encoded)
+	}
+	response, err := caddycmd.AdminAPIRequest(c.address, method, uri, nil, body)
 	if err != nil {
-		return err
+		return nil, plainError(err)
 	}
 	defer response.Body.Close()
-	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
-		return fmt.Errorf("reading the answer of %s: %w", c.address, err)
+	raw, err = io.ReadAll(io.LimitReader(response.Body, maxInput))
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer of %s: %w", c.address, err)
 	}
-	return nil
+	if err := json.Unmarshal(raw, answer); err != nil {
+		return nil, fmt.Errorf("%s answered with something else than the admin API of instantapi_verify: %w", c.address, err)
+	}
+	return raw, nil
+}
+
+// plainError returns what the admin API says went wrong. Caddy's client wraps it
+// as "caddy responded with error: HTTP 400: {"error":"..."}".
+func plainError(err error) error {
+	_, answer, found := strings.Cut(err.Error(), ": HTTP ")
+	status, body, _ := strings.Cut(answer, ": ")
+	if !found {
+		return err
+	}
+	var said struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal([]byte(body), &said) == nil && said.Error != "" {
+		return errors.New(said.Error)
+	}
+	if status == fmt.Sprint(http.StatusNotFound) {
+		return fmt.Errorf("%w: is instantapi_verify in the Caddy that runs, and in this version?", err)
+	}
+	return err
 }

@@ -33,6 +33,7 @@ func subcommands() []*cobra.Command {
 		newStatusCommand(),
 		newLookupCommand(),
 		newForgetCommand(),
+		newBackupCommand(),
 		newSandboxCommand(),
 	}
 }

@@ -88,7 +88,7 @@ func (c adminClient) lookup() (report eventsReport, err error) {
 	for _, field := range fields {
 		which.Add("field", field)
 	}
-	err = c.request(http.MethodGet, adminEvent+"?"+which.Encode(), &report)
+	_, err = c.request(http.MethodGet, adminEvent+"?"+which.Encode(), nil, &report)
 	return report, err
 }
 

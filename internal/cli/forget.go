@@ -38,7 +38,7 @@ Exit status: 0 forgotten, 4 not known, 5 being delivered, 1 an error.`,
 			return caddy.ExitCodeFailedStartup, errors.New("more than one event was delivered; give --event-type, or --identity, to forget one")
 		}
 		which := url.Values{"identity": {delivered[0].Identity}}
-		if err := admin.request(http.MethodDelete, adminEvent+"?"+which.Encode(), new(eventsReport)); err != nil {
+		if _, err := admin.request(http.MethodDelete, adminEvent+"?"+which.Encode(), nil, new(eventsReport)); err != nil {
 			return caddy.ExitCodeFailedStartup, err
 		}
 		delivered[0].State = stateForgotten

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -45,11 +44,13 @@ func newStatusCommand() *cobra.Command {
 	}
 	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
 		var report statusReport
-		if err := admin.request(http.MethodGet, "/instantapi_verify/status", &report); err != nil {
+		raw, err := admin.request(http.MethodGet, "/instantapi_verify/status", nil, &report)
+		if err != nil {
 			return caddy.ExitCodeFailedStartup, err
 		}
 		if admin.json {
-			return caddy.ExitCodeSuccess, json.NewEncoder(out).Encode(report)
+			_, err := out.Write(raw)
+			return caddy.ExitCodeSuccess, err
 		}
 		return caddy.ExitCodeSuccess, report.print(out)
 	})

@@ -1,0 +1,72 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
+)
+
+// stubAdmin runs an admin endpoint that answers a request for a backup, and
+// returns its address. It keeps what was asked.
+func stubAdmin(t *testing.T, status int, answer string) (address string, asked *string) {
+	t.Helper()
+	asked = new(string)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		*asked = fmt.Sprintf("%s %s %s %s", r.Method, r.URL, r.Header.Get("Content-Type"), body)
+		w.WriteHeader(status)
+		io.WriteString(w, answer)
+	}))
+	t.Cleanup(server.Close)
+	return server.Listener.Addr().String(), asked
+}
+
+func TestBackupAsksTheRunningCaddy(t *testing.T) {
+	const answer = `{"directory":"/copies/one","events":1234,"bytes":57344,"took":"1s"}` + "\n"
+	address, asked := stubAdmin(t, http.StatusOK, answer)
+	dir := t.TempDir()
+	cmd := instantapiCommand(t, "backup", "copies/one", "--address", address)
+	cmd.Dir = dir
+	caddytest.Finish(t, cmd, nil).Want(t, 0, "Wrote 1,234 events, 56 KiB, to /copies/one\n")
+	want := fmt.Sprintf(`POST /instantapi_verify/backup application/json {"directory":%q}`, filepath.Join(dir, "copies", "one"))
+	if *asked != want {
+		t.Errorf("it asked %s, want %s", *asked, want)
+	}
+	got := runCommand(t, "", "backup", dir, "--address", address, "--json")
+	got.Want(t, 0, answer)
+	if got.Stdout != answer {
+		t.Errorf("it printed %s, want the answer as it is", got.Stdout)
+	}
+}
+
+func TestBackupSaysWhatWentWrong(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		status int
+		answer string
+		want   string
+	}{
+		{"refused", http.StatusConflict, `{"error":"/copies is not empty"}`, "Error: /copies is not empty\n"},
+		{"another version", http.StatusNotFound, "404 page not found\n", "is instantapi_verify in the Caddy that runs, and in this version?"},
+		{"no reason", http.StatusInternalServerError, "oops", "HTTP 500: oops"},
+		{"something else", http.StatusOK, "<html>", "answered with something else"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			address, _ := stubAdmin(t, test.status, test.answer)
+			wantError(t, runCommand(t, "", "backup", "copies", "--address", address), test.want)
+		})
+	}
+	address, asked := stubAdmin(t, http.StatusOK, "{}")
+	for _, args := range [][]string{nil, {""}, {"one", "two"}} {
+		wantError(t, runCommand(t, "", append([]string{"backup", "--address", address}, args...)...), "give one directory")
+	}
+	if strings.Contains(*asked, "backup") {
+		t.Errorf("it asked all the same: %s", *asked)
+	}
+}
