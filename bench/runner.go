@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"runtime"
+	"time"
+)
+
+// runner is a server with what it is to be sent.
+type runner struct {
+	*server
+	bench    *bench
+	group    group
+	template *template
+	known    []stamp
+}
+
+// start starts a scenario's server. Events that it is to know are delivered.
+func (b *bench) start(ctx context.Context, g group, t *template, s scenario, environ ...string) (*runner, error) {
+	srv, err := startServer(b.program, b.work, b.backend.addr, s, b.serverCores, environ...)
+	if err != nil {
+		return nil, err
+	}
+	r := &runner{server: srv, bench: b, group: g, template: t}
+	if s.sends == knownEvents {
+		if err := r.deliverKnown(ctx); err != nil {
+			err = r.explain(err)
+			srv.stop()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// deliverKnown makes some MiB of events known, ten thousand at most.
+func (r *runner) deliverKnown(ctx context.Context) (err error) {
+	n := min(10_000, max(100, 64<<20/r.group.size))
+	first := r.bench.numbers
+	r.bench.numbers += uint64(n)
+	if r.known, err = r.template.sign(first, n); err != nil {
+		return err
+	}
+	l := r.load()
+	l.stamps, l.rate, l.want, l.again = r.known, 0, wantForwarded, false
+	l.warmup, l.duration = time.Minute, 0
+	_, err = r.put(ctx, l, first)
+	return err
+}
+
+func (r *runner) load() *load {
+	return &load{
+		addr:        r.addr,
+		template:    r.template,
+		sends:       r.scenario.sends,
+		stamps:      r.known,
+		again:       r.known != nil,
+		want:        r.scenario.want,
+		connections: r.group.connections,
+		rate:        r.group.rate,
+		warmup:      min(r.bench.duration/4, time.Second),
+		duration:    r.bench.duration,
+		processes:   []int{r.cmd.Process.Pid, r.bench.backend.cmd.Process.Pid, os.Getpid()},
+	}
+}
+
+// fastest is how many requests/s a core could possibly serve. More events than
+// that are not signed for a turn; if they are used up, the turn ends early.
+const fastest = 30_000
+
+// turn puts the scenario's load on its server.
+func (r *runner) turn(ctx context.Context) (o outcome, err error) {
+	l := r.load()
+	first := r.bench.numbers
+	if r.known == nil {
+		perSecond := float64(fastest * runtime.NumCPU())
+		if l.rate > 0 {
+			perSecond = l.rate
+		}
+		n := int(perSecond*(l.warmup+l.duration).Seconds()) + 1
+		r.bench.numbers += uint64(n)
+		if l.stamps, err = r.template.sign(first, n); err != nil {
+			return o, err
+		}
+	}
+	if l.sends == forgedEvents {
+		forge(l.stamps)
+	}
+	return r.put(ctx, l, first)
+}
+
+// put puts a load on the server, and checks that the backend got what it should.
+func (r *runner) put(ctx context.Context, l *load, first uint64) (outcome, error) {
+	err := r.bench.expect(expectation{Size: r.group.size, First: first, Events: len(l.stamps)})
+	if err != nil {
+		return outcome{}, err
+	}
+	o, err := l.run(ctx)
+	if err != nil {
+		return o, err
+	}
+	t, err := r.bench.backend.tally()
+	if err != nil {
+		return o, err
+	}
+	if o.requests == 0 && l.duration > 0 {
+		return o, errors.New("no request was answered in time; give a longer --duration")
+	}
+	return o, l.check(o, t)
+}
