@@ -28,7 +28,8 @@ type load struct {
 	rate        float64 // requests/s; 0: as fast as the answers come
 	warmup      time.Duration
 	duration    time.Duration
-	processes   []int // whose CPU time is measured
+	server      []int // processes whose CPU time is measured
+	others      []int // likewise: the backend's and the load generator's
 }
 
 // outcome is what came of it.
@@ -37,8 +38,11 @@ type outcome struct {
 	requests  int // answered while it ran
 	elapsed   time.Duration
 	latencies []time.Duration // of each of these; at a fixed rate since it was due
-	cpu       []time.Duration // of each process
-	behind    int             // at a fixed rate: due before the clock stopped, but not answered
+	server    time.Duration   // CPU time
+	others    time.Duration
+	batches   float64 // that the server's store has written in the whole turn
+	batched   float64 // events in these
+	behind    int     // at a fixed rate: due before the clock stopped, but not answered
 }
 
 // answered is one request's end.
@@ -99,9 +103,9 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	}()
 
 	wait(ctx, exhausted, l.warmup)
-	start, before, err := l.clock()
+	start, err := l.clock()
 	wait(ctx, exhausted, l.duration)
-	end, after, err2 := l.clock()
+	end, err2 := l.clock()
 	stop.Store(true)
 	workers.Wait()
 	if err := context.Cause(ctx); err != nil {
@@ -111,27 +115,25 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 		return outcome{}, err
 	}
 
-	o := outcome{sent: int(next.Load()), elapsed: end.Sub(start)}
+	o := outcome{sent: int(next.Load()), elapsed: end.at.Sub(start.at),
+		server: end.server - start.server, others: end.others - start.others}
 	if !l.again {
 		o.sent = min(o.sent, len(l.stamps))
-	}
-	for i := range after {
-		o.cpu = append(o.cpu, after[i]-before[i])
 	}
 	answers := 0
 	for _, own := range ends {
 		for _, e := range own {
-			if e.at.After(end) {
+			if e.at.After(end.at) {
 				continue
 			}
 			answers++
-			if e.at.After(start) {
+			if e.at.After(start.at) {
 				o.latencies = append(o.latencies, e.latency)
 			}
 		}
 	}
 	// One a connection may be on its way at any time.
-	dueByEnd := min(len(l.stamps), int(l.rate*end.Sub(begin).Seconds())+1)
+	dueByEnd := min(len(l.stamps), int(l.rate*end.at.Sub(begin).Seconds())+1)
 	if l.rate > 0 && dueByEnd-answers > l.connections {
 		o.behind = dueByEnd - answers
 	}
@@ -148,16 +150,32 @@ func wait(ctx context.Context, exhausted <-chan struct{}, d time.Duration) {
 	}
 }
 
-// clock returns the time and what the processes have used of their cores.
-func (l *load) clock() (at time.Time, cpu []time.Duration, err error) {
-	for _, pid := range l.processes {
+// reading is of the clock, and of what the processes have used of their cores.
+type reading struct {
+	at             time.Time
+	server, others time.Duration
+}
+
+func (l *load) clock() (now reading, err error) {
+	if now.server, err = usedCPU(l.server); err != nil {
+		return now, err
+	}
+	if now.others, err = usedCPU(l.others); err != nil {
+		return now, err
+	}
+	now.at = time.Now()
+	return now, nil
+}
+
+func usedCPU(pids []int) (sum time.Duration, err error) {
+	for _, pid := range pids {
 		used, err := processCPU(pid)
 		if err != nil {
-			return at, nil, err
+			return 0, err
 		}
-		cpu = append(cpu, used)
+		sum += used
 	}
-	return time.Now(), cpu, nil
+	return sum, nil
 }
 
 // pace says when each request is due, whether or not the ones before have been

@@ -19,20 +19,22 @@ import (
 const usage = `Usage: go -C bench run . [flags]
 
 Without --only, --sizes, --connections and --rate it measures a default set, in
-less than five minutes. Relative files are relative to bench/.
+less than eight minutes. Relative files are relative to bench/.
 
 `
 
 // options are what a run is to do.
 type options struct {
-	groups   []group
-	duration time.Duration // of one scenario's turn
-	rounds   int           // turns of each scenario
-	pin      bool
-	dir      string // the stores are below it
-	json     string // file
-	plot     string // file
-	profiles string // directory
+	groups     []group
+	duration   time.Duration // of one scenario's turn
+	rounds     int           // turns of each scenario
+	pin        bool
+	gomaxprocs int    // of the Caddys; 0: as Go chooses
+	peer       bool   // whether nginx and Redis are measured, too
+	dir        string // the stores are below it
+	json       string // file
+	plot       string // file
+	profiles   string // directory
 
 	slowSenders int // instead of the groups
 
@@ -71,7 +73,9 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	})
 	flags.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "of one scenario's turn, after its warm-up")
 	flags.IntVar(&o.rounds, "rounds", 5, "turns of each scenario")
-	flags.BoolVar(&o.pin, "pin", false, "half of the cores for the server, the others for load and backend (Linux); otherwise all share all")
+	flags.BoolVar(&o.pin, "pin", false, "one core for the server, the others for load and backend (Linux); otherwise all share all")
+	flags.IntVar(&o.gomaxprocs, "gomaxprocs", 0, "the `number` of goroutines that each Caddy runs at once; otherwise as Go chooses, the cores it may use")
+	flags.BoolVar(&o.peer, "peer", false, "measure nginx with its Lua module and redis-server beside the guard; both must be installed, see peer/guard.lua")
 	flags.StringVar(&o.dir, "dir", os.TempDir(), "`directory` for the stores, on the disk that is to be measured")
 	flags.StringVar(&o.json, "json", "", "`file` for the results")
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot, .svg or .png")
@@ -89,8 +93,8 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	if o.rounds < 1 || o.duration <= 0 || o.slowSenders < 0 {
-		return o, errors.New("--rounds, --duration and --slow-senders must be above 0")
+	if o.rounds < 1 || o.duration <= 0 || o.slowSenders < 0 || o.gomaxprocs < 0 {
+		return o, errors.New("--rounds, --duration, --slow-senders and --gomaxprocs must be above 0")
 	}
 	if plotEndings := []string{".svg", ".png", ".pdf"}; o.plot != "" && !slices.Contains(plotEndings, filepath.Ext(o.plot)) {
 		return o, fmt.Errorf("--plot: %q ends with none of %s", o.plot, strings.Join(plotEndings, ", "))
@@ -102,17 +106,22 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	if err != nil {
 		return o, err
 	}
+	o.groups = defaultGroups()
 	custom := false
 	flags.Visit(func(f *flag.Flag) {
 		custom = custom || slices.Contains([]string{"only", "sizes", "connections", "rate"}, f.Name)
 	})
-	if !custom {
-		o.groups = defaultGroups()
-		return o, nil
+	if custom {
+		o.groups = nil
+		for _, size := range sizes {
+			for _, n := range connections {
+				o.groups = append(o.groups, group{size: size, connections: n, rate: rate, scenarios: chosen})
+			}
+		}
 	}
-	for _, size := range sizes {
-		for _, n := range connections {
-			o.groups = append(o.groups, group{size: size, connections: n, rate: rate, scenarios: chosen})
+	if o.peer {
+		for i := range o.groups {
+			o.groups[i].scenarios = withPeer(o.groups[i].scenarios)
 		}
 	}
 	return o, nil

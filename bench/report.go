@@ -1,12 +1,12 @@
 package main
 
 import (
+	"debug/buildinfo"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"text/tabwriter"
 	"time"
@@ -39,6 +39,7 @@ type method struct {
 	Duration    float64 `json:"duration"` // of one turn
 	ServerCores []int   `json:"server_cores,omitempty"`
 	OtherCores  []int   `json:"other_cores,omitempty"`
+	GOMAXPROCS  int     `json:"gomaxprocs,omitempty"` // of the servers; 0: as Go chooses
 }
 
 // row is what one scenario has reached in one group.
@@ -58,8 +59,9 @@ type row struct {
 	P50       float64 `json:"p50"`
 	P99       float64 `json:"p99"`
 	P999      float64 `json:"p999"`
-	Memory    uint64  `json:"memory"`    // highest resident, in bytes
-	DiskSync  float64 `json:"disk_sync"` // median, measured between the turns
+	Batch     float64 `json:"batch,omitempty"` // events that the store wrote together, on average
+	Memory    uint64  `json:"memory"`          // highest resident, in bytes
+	DiskSync  float64 `json:"disk_sync"`       // median, measured between the turns
 }
 
 // span is a figure of several rounds.
@@ -92,12 +94,12 @@ func newReport(b *bench) *report {
 		Machine: machine{System: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(), Go: runtime.Version(),
 			FileSystem: fileSystem(b.work)},
 		Method: method{Rounds: b.rounds, Duration: b.duration.Seconds(),
-			ServerCores: b.serverCores, OtherCores: b.otherCores},
+			ServerCores: b.serverCores, OtherCores: b.otherCores, GOMAXPROCS: b.gomaxprocs},
 	}
 	if info, err := cpu.Info(); err == nil && len(info) > 0 {
 		r.Machine.CPU = info[0].ModelName
 	}
-	if info, ok := debug.ReadBuildInfo(); ok {
+	if info, err := buildinfo.ReadFile(b.program); err == nil {
 		for _, module := range info.Deps {
 			if module.Path == "github.com/caddyserver/caddy/v2" {
 				r.Machine.Caddy = module.Version
@@ -116,6 +118,7 @@ func (r *report) add(g results) {
 		var latencies []time.Duration
 		var perSecond, ratios, cpuRatios []float64
 		var server, others time.Duration
+		var batches, events float64
 		for round, o := range outcomes {
 			w.Requests += o.requests
 			w.Behind += o.behind
@@ -123,16 +126,18 @@ func (r *report) add(g results) {
 			perSecond = append(perSecond, o.perSecond())
 			ratios = append(ratios, o.perSecond()/base[round].perSecond())
 			cpuRatios = append(cpuRatios, o.serverCPU()/base[round].serverCPU())
-			server += o.cpu[0]
-			for _, used := range o.cpu[1:] {
-				others += used
-			}
+			server += o.server
+			others += o.others
+			batches, events = batches+o.batches, events+o.batched
 		}
 		slices.Sort(latencies)
 		w.PerSecond = median(perSecond)
 		w.Ratio, w.CPURatio = spanOf(ratios), spanOf(cpuRatios)
 		w.CPU = server.Seconds() / float64(w.Requests)
 		w.OtherCPU = others.Seconds() / float64(w.Requests)
+		if batches > 0 {
+			w.Batch = events / batches
+		}
 		w.P50, w.P99, w.P999 = quantile(latencies, 0.5), quantile(latencies, 0.99), quantile(latencies, 0.999)
 		r.Rows = append(r.Rows, w)
 	}
@@ -140,7 +145,7 @@ func (r *report) add(g results) {
 
 func (o outcome) perSecond() float64 { return float64(o.requests) / o.elapsed.Seconds() }
 
-func (o outcome) serverCPU() float64 { return o.cpu[0].Seconds() / float64(o.requests) }
+func (o outcome) serverCPU() float64 { return o.server.Seconds() / float64(o.requests) }
 
 // write writes the table.
 func (r *report) write(out io.Writer) error {
@@ -151,6 +156,9 @@ func (r *report) write(out io.Writer) error {
 		fmt.Fprintf(out, "Cores %v are the server's, %v the load generator's and the backend's.\n", r.Method.ServerCores, r.Method.OtherCores)
 	} else {
 		fmt.Fprintln(out, "Server, backend and load generator are processes of their own and share all cores, unpinned.")
+	}
+	if r.Method.GOMAXPROCS > 0 {
+		fmt.Fprintf(out, "The Caddys run with GOMAXPROCS=%d.\n", r.Method.GOMAXPROCS)
 	}
 	if len(r.SlowSenders) > 0 {
 		return r.writeSlowSenders(out)
@@ -169,11 +177,11 @@ func (r *report) write(out io.Writer) error {
 				return err
 			}
 			fmt.Fprintf(out, "\n%s; a disk sync took %s ms\n", g, millis(w.DiskSync))
-			fmt.Fprintln(table, "\trequests/s\tover plain\tCPU µs\tover plain\tothers' µs\tp50 ms\tp99 ms\tp99.9 ms\tpeak memory\t")
+			fmt.Fprintln(table, "\trequests/s\tover plain\tCPU µs\tover plain\tothers' µs\tp50 ms\tp99 ms\tp99.9 ms\tbatch\tpeak memory\t")
 		}
-		fmt.Fprintf(table, "%s\t%.0f\t%s\t%.1f\t%s\t%.1f\t%s\t%s\t%s\t%s\t\n",
+		fmt.Fprintf(table, "%s\t%.0f\t%s\t%.1f\t%s\t%.1f\t%s\t%s\t%s\t%s\t%s\t\n",
 			w.Scenario, w.PerSecond, w.Ratio, 1e6*w.CPU, w.CPURatio, 1e6*w.OtherCPU,
-			millis(w.P50), millis(w.P99), millis(w.P999), humanize.IBytes(w.Memory))
+			millis(w.P50), millis(w.P99), millis(w.P999), w.batch(), humanize.IBytes(w.Memory))
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -183,8 +191,16 @@ func (r *report) write(out io.Writer) error {
 			fmt.Fprintf(out, "\n%s fell behind by %s at a rate of %g/s: with these, its latencies were higher.\n", w.Scenario, plural(w.Behind, "request"), w.Rate)
 		}
 	}
-	fmt.Fprintln(out, "\nCPU is the server's, a request; others' is the load generator's and the backend's.")
+	fmt.Fprintln(out, "\nCPU is the server's, a request; others' is the load generator's and the backend's. A batch is the events that the store writes together.")
 	return r.writeTargets(out)
+}
+
+// batch is empty where the store wrote nothing.
+func (w *row) batch() string {
+	if w.Batch == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.1f", w.Batch)
 }
 
 func millis(seconds float64) string { return fmt.Sprintf("%.3f", 1e3*seconds) }

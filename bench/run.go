@@ -26,7 +26,11 @@ type bench struct {
 }
 
 func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err error) {
-	b = &bench{options: o, status: status}
+	turns := 0
+	for _, g := range o.groups {
+		turns += len(g.scenarios) * o.rounds
+	}
+	b = &bench{options: o, status: status, progress: newProgress(status, turns)}
 	dir, err := filepath.Abs(o.dir)
 	if err != nil {
 		return nil, err
@@ -40,12 +44,9 @@ func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err e
 		}
 	}()
 	if o.pin {
-		for core := range runtime.NumCPU() {
-			if core < runtime.NumCPU()/2 {
-				b.serverCores = append(b.serverCores, core)
-			} else {
-				b.otherCores = append(b.otherCores, core)
-			}
+		b.serverCores = []int{0}
+		for core := 1; core < runtime.NumCPU(); core++ {
+			b.otherCores = append(b.otherCores, core)
 		}
 	}
 	if fileSystem(b.work) == "tmpfs" {
@@ -91,11 +92,6 @@ func (b *bench) close() {
 
 // measure fills in all of the report.
 func (b *bench) measure(ctx context.Context, report *report) error {
-	turns := 0
-	for _, g := range b.groups {
-		turns += len(g.scenarios) * b.rounds
-	}
-	b.progress = newProgress(b.status, turns)
 	defer b.progress.end()
 	for _, g := range b.groups {
 		results, err := b.measureGroup(ctx, g)
@@ -158,7 +154,7 @@ func (b *bench) measureGroup(ctx context.Context, g group) (r results, err error
 		r.syncs = append(r.syncs, syncs...)
 	}
 	for _, run := range runners {
-		_, highest, err := memory(run.cmd.Process.Pid)
+		_, highest, err := run.memory()
 		if err != nil {
 			return r, err
 		}

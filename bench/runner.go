@@ -15,15 +15,20 @@ type runner struct {
 	group    group
 	template *template
 	known    []stamp
+	measured []int // the server's processes
 }
 
 // start starts a scenario's server. Events that it is to know are delivered.
 func (b *bench) start(ctx context.Context, g group, t *template, s scenario, environ ...string) (*runner, error) {
-	srv, err := startServer(b.program, b.work, b.backend.addr, s, b.serverCores, environ...)
+	srv, err := b.startServer(s, environ...)
 	if err != nil {
 		return nil, err
 	}
 	r := &runner{server: srv, bench: b, group: g, template: t}
+	if r.measured, err = srv.pids(); err != nil {
+		srv.stop()
+		return nil, err
+	}
 	if s.sends == knownEvents {
 		if err := r.deliverKnown(ctx); err != nil {
 			err = r.explain(err)
@@ -61,7 +66,8 @@ func (r *runner) load() *load {
 		rate:        r.group.rate,
 		warmup:      min(r.bench.duration/4, time.Second),
 		duration:    r.bench.duration,
-		processes:   []int{r.cmd.Process.Pid, r.bench.backend.cmd.Process.Pid, os.Getpid()},
+		server:      r.measured,
+		others:      []int{r.bench.backend.cmd.Process.Pid, os.Getpid()},
 	}
 }
 
@@ -96,10 +102,19 @@ func (r *runner) put(ctx context.Context, l *load, first uint64) (outcome, error
 	if err != nil {
 		return outcome{}, err
 	}
+	before, err := r.batches(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
 	o, err := l.run(ctx)
 	if err != nil {
 		return o, err
 	}
+	after, err := r.batches(ctx)
+	if err != nil {
+		return o, err
+	}
+	o.batches, o.batched = after.count-before.count, after.events-before.events
 	t, err := r.bench.backend.tally()
 	if err != nil {
 		return o, err

@@ -16,6 +16,7 @@ type scenario struct {
 	sync   string // of the guard's store
 	sends  kind
 	want   answer
+	peer   bool // nginx and Redis instead of Caddy
 }
 
 // kind is what a scenario is sent.
@@ -63,6 +64,18 @@ var scenarios = []scenario{
 	{name: "forged", routes: guard, sync: "on", sends: forgedEvents, want: wantRefused},
 	{name: "unsigned", routes: guard, sync: "on", sends: unsignedEvents, want: wantRefused},
 	{name: "respond", routes: "respond responded 200", sends: plainRequests, want: wantResponded},
+}
+
+// peer is measured beside the guard where --peer says so.
+var peer = scenario{name: "nginx_redis", want: wantForwarded, peer: true}
+
+// withPeer returns the scenarios with the peer behind the guard.
+func withPeer(chosen []scenario) []scenario {
+	at := slices.IndexFunc(chosen, func(s scenario) bool { return s.name == "guard" })
+	if at < 0 {
+		return chosen
+	}
+	return slices.Insert(slices.Clone(chosen), at+1, peer)
 }
 
 // findScenarios returns the scenarios of these names, and plain, which they are
@@ -115,20 +128,23 @@ func plural(n int, what string) string {
 
 const defaultRate = 2000
 
-// defaultGroups are chosen to end within five minutes: everything where most
+// defaultGroups are chosen to end within eight minutes: everything where most
 // bodies and loads are, the guard at the edges.
 func defaultGroups() []group {
-	pair, err := findScenarios([]string{"guard"})
+	some, err := findScenarios([]string{"verify_only", "guard"})
 	if err != nil {
 		panic(err)
 	}
-	return []group{
-		{size: 1 << 10, connections: 64, scenarios: scenarios},
-		{size: 64 << 10, connections: 64, scenarios: pair},
-		{size: 1 << 20, connections: 64, scenarios: pair},
-		{size: 1 << 10, connections: 1, scenarios: pair},
-		{size: 1 << 10, connections: 16, scenarios: pair},
-		{size: 1 << 10, connections: 256, scenarios: pair},
-		{size: 1 << 10, connections: 64, rate: defaultRate, scenarios: pair},
+	groups := []group{{size: 1 << 10, connections: 64, scenarios: scenarios}}
+	for _, size := range []int{1 << 10, 64 << 10, 1 << 20} {
+		for _, connections := range []int{1, 16, 64} {
+			if size == groups[0].size && connections == groups[0].connections {
+				continue
+			}
+			groups = append(groups, group{size: size, connections: connections, scenarios: some})
+		}
 	}
+	return append(groups,
+		group{size: 1 << 10, connections: 256, scenarios: some},
+		group{size: 1 << 10, connections: 64, rate: defaultRate, scenarios: some})
 }

@@ -9,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/shirou/gopsutil/v4/process"
+	psutil "github.com/shirou/gopsutil/v4/process"
 )
 
 const (
@@ -32,14 +33,13 @@ func buildCaddy(ctx context.Context, dir string) (program string, err error) {
 	return program, nil
 }
 
-// server is a Caddy process with one scenario's site.
+// server is what answers a scenario's requests, with a directory of its own.
 type server struct {
-	scenario scenario
-	dir      string // of its own, with its store
-	addr     string
-	admin    string // of Caddy's own API, with its profiles
-	cmd      *exec.Cmd
-	ended    chan struct{}
+	scenario  scenario
+	dir       string
+	addr      string
+	admin     string     // of Caddy's own API, with its profiles and metrics; empty: it is no Caddy
+	processes []*process // in the order in which they were started
 }
 
 // idleUpstream is how many connections to the backend a proxy keeps. Caddy's own
@@ -47,40 +47,64 @@ type server struct {
 // front of it.
 const idleUpstream = 256
 
-// startServer runs the scenario in front of a backend, with a new store in a new
-// directory below parent.
-func startServer(program, parent, backend string, s scenario, cores []int, environ ...string) (*server, error) {
-	dir, err := os.MkdirTemp(parent, s.name)
+// startServer runs the scenario in front of the backend, with a new store in a new
+// directory.
+func (b *bench) startServer(s scenario, environ ...string) (*server, error) {
+	dir, err := os.MkdirTemp(b.work, s.name)
 	if err != nil {
 		return nil, err
 	}
-	srv := &server{scenario: s, dir: dir, addr: freeAddress(), admin: freeAddress(), ended: make(chan struct{})}
-	config := filepath.Join(dir, "Caddyfile")
-	if err := os.WriteFile(config, []byte(srv.caddyfile(backend)), 0o600); err != nil {
-		return nil, err
+	srv := &server{scenario: s, dir: dir, addr: freeAddress()}
+	start := b.startCaddy
+	if s.peer {
+		start = b.startPeer
 	}
-	// A file, because that is what a service's log ends up in.
-	log, err := os.Create(srv.logFile())
+	if err = start(srv, environ); err == nil {
+		err = srv.waitUntilListening()
+	}
 	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	srv.cmd = exec.Command(program, "run", "--config", config)
-	srv.cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir, "AppData="+dir)
-	srv.cmd.Env = append(srv.cmd.Env, environ...)
-	srv.cmd.Stdout, srv.cmd.Stderr = log, log
-	if err := startOn(cores, srv.cmd); err != nil {
-		return nil, fmt.Errorf("starting Caddy for %s: %w", s.name, err)
-	}
-	go func() {
-		defer close(srv.ended)
-		_ = srv.cmd.Wait() // whoever asked for the end does not ask how
-	}()
-	if err := srv.waitUntilListening(); err != nil {
+		err = srv.explain(fmt.Errorf("starting %s: %w", s.name, err))
 		srv.stop()
 		return nil, err
 	}
 	return srv, nil
+}
+
+// startCaddy starts the Caddy that has been built.
+func (b *bench) startCaddy(srv *server, environ []string) error {
+	srv.admin = freeAddress()
+	config := filepath.Join(srv.dir, "Caddyfile")
+	if err := os.WriteFile(config, []byte(srv.caddyfile(b.backend.addr)), 0o600); err != nil {
+		return err
+	}
+	cmd := exec.Command(b.program, "run", "--config", config)
+	cmd.Env = append(os.Environ(), "HOME="+srv.dir, "XDG_DATA_HOME="+srv.dir, "XDG_CONFIG_HOME="+srv.dir, "AppData="+srv.dir)
+	if b.gomaxprocs > 0 {
+		cmd.Env = append(cmd.Env, "GOMAXPROCS="+strconv.Itoa(b.gomaxprocs))
+	}
+	cmd.Env = append(cmd.Env, environ...)
+	return srv.start(cmd, b.serverCores)
+}
+
+// start starts a process of the server on these cores. Its log goes to a file,
+// because that is what a service's log ends up in.
+func (s *server) start(cmd *exec.Cmd, cores []int) error {
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	p := &process{cmd: cmd, ended: make(chan struct{})}
+	if err := startOn(cores, cmd); err != nil {
+		return err
+	}
+	go func() {
+		defer close(p.ended)
+		_ = cmd.Wait() // whoever asked for the end does not ask how
+	}()
+	s.processes = append(s.processes, p)
+	return nil
 }
 
 // caddyfile differs between scenarios in nothing but the routes and sync. No
@@ -105,23 +129,54 @@ func (s *server) caddyfile(backend string) string {
 func (s *server) waitUntilListening() error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if !s.running() {
-			return s.explain(errors.New("the server ended"))
+			return errors.New("the server ended")
 		}
 		if conn, err := net.Dial("tcp", s.addr); err == nil {
 			conn.Close()
 			return nil
 		}
 	}
-	return s.explain(errors.New("the server does not listen"))
+	return errors.New("the server does not listen")
 }
 
 func (s *server) running() bool {
-	select {
-	case <-s.ended:
-		return false
-	default:
-		return true
+	return !slices.ContainsFunc(s.processes, func(p *process) bool { return !p.running() })
+}
+
+// pids returns the server's processes, and those that they have started.
+func (s *server) pids() (all []int, err error) {
+	for _, p := range s.processes {
+		own, err := psutil.NewProcess(int32(p.cmd.Process.Pid))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, int(own.Pid))
+		children, err := own.Children()
+		if err != nil {
+			return nil, err
+		}
+		for _, child := range children {
+			all = append(all, int(child.Pid))
+		}
 	}
+	return all, nil
+}
+
+// memory returns the resident memory of the server in bytes, now and at its
+// highest. What several processes share counts for each.
+func (s *server) memory() (now, highest uint64, err error) {
+	pids, err := s.pids()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, pid := range pids {
+		current, peak, err := memory(pid)
+		if err != nil {
+			return 0, 0, err
+		}
+		now, highest = now+current, highest+peak
+	}
+	return now, highest, nil
 }
 
 // explain adds what the server has logged last.
@@ -134,26 +189,47 @@ func (s *server) explain(cause error) error {
 	return fmt.Errorf("%w; its log ends with\n%s", cause, strings.Join(lines[max(0, len(lines)-5):], "\n"))
 }
 
-func (s *server) logFile() string { return filepath.Join(s.dir, "caddy.log") }
+func (s *server) logFile() string { return filepath.Join(s.dir, "server.log") }
 
 // stop ends the server as a service manager does, and removes its directory.
 func (s *server) stop() {
-	if s.cmd.Process.Signal(os.Interrupt) != nil { // Windows has no such signal
-		_ = s.cmd.Process.Kill()
-	}
-	select {
-	case <-s.ended:
-	case <-time.After(stopTimeout):
-		_ = s.cmd.Process.Kill()
-		<-s.ended
+	for _, p := range slices.Backward(s.processes) {
+		p.stop()
 	}
 	_ = os.RemoveAll(s.dir)
+}
+
+// process is one of a server's processes.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+func (p *process) running() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+func (p *process) stop() {
+	if p.cmd.Process.Signal(os.Interrupt) != nil { // Windows has no such signal
+		_ = p.cmd.Process.Kill()
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(stopTimeout):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+	}
 }
 
 // memory returns the resident memory of a process in bytes, now and at its
 // highest. Where the system does not tell the highest it is the present one.
 func memory(pid int) (now, highest uint64, err error) {
-	p, err := process.NewProcess(int32(pid))
+	p, err := psutil.NewProcess(int32(pid))
 	if err != nil {
 		return 0, 0, err
 	}

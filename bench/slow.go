@@ -51,7 +51,7 @@ func (b *bench) slowSenders(ctx context.Context) ([]slowRow, error) {
 }
 
 func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows []slowRow, err error) {
-	srv, err := startServer(b.program, b.work, b.backend.addr, s, b.serverCores)
+	srv, err := b.startServer(s)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func (b *bench) sendSlowly(ctx context.Context, t *template, s scenario) (rows [
 			}
 		}
 		written = head + sent
-		used, err := settledMemory(ctx, srv.cmd.Process.Pid)
+		used, err := settledMemory(ctx, srv)
 		if err != nil {
 			return nil, err
 		}
@@ -125,8 +125,8 @@ func sendRest(conn net.Conn, rest []byte, want answer) error {
 	return nil
 }
 
-// settledMemory waits until a process's memory has stopped to change.
-func settledMemory(ctx context.Context, pid int) (used uint64, err error) {
+// settledMemory waits until a server's memory has stopped to change.
+func settledMemory(ctx context.Context, srv *server) (used uint64, err error) {
 	const look, within, enough = 100 * time.Millisecond, 1 << 20, 5
 	for same := 0; same < enough; {
 		select {
@@ -134,7 +134,7 @@ func settledMemory(ctx context.Context, pid int) (used uint64, err error) {
 			return 0, ctx.Err()
 		case <-time.After(look):
 		}
-		now, _, err := memory(pid)
+		now, _, err := srv.memory()
 		if err != nil {
 			return 0, err
 		}

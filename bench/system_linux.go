@@ -52,7 +52,7 @@ func startOn(cores []int, cmd *exec.Cmd) error {
 	if err := pinThread(0, cores); err != nil {
 		return err
 	}
-	defer unix.SchedSetaffinity(0, &before) //nolint:errcheck // it was so before
+	defer func() { _ = unix.SchedSetaffinity(0, &before) }() // it was so before
 	return cmd.Start()
 }
 
