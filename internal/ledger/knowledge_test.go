@@ -1,29 +1,31 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
+	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
 // A store without room for more events still says which it has.
 func TestAskingAFullStore(t *testing.T) {
 	known, unknown := store.Identity{1}, store.Identity{2}
 	full := fmt.Errorf("%w: 1 B free", store.ErrCannotRecord)
-	l := newTestLedger(&faultyStore{
-		records: map[store.Identity]store.Record{known: {Status: 200}},
-		lookup: func(id store.Identity) error {
-			if id == unknown {
-				return full
-			}
-			return nil
-		},
-	})
+	faulty := new(storetest.Faulty)
+	faulty.SetRecords(map[store.Identity]store.Record{known: {Status: 200}})
+	faulty.SetFaults(func(_ context.Context, id store.Identity) error {
+		if id == unknown {
+			return full
+		}
+		return nil
+	}, nil)
+	l := newTestLedger(faulty)
 	if got, err := l.Ask(t.Context(), known); got.Delivered == nil || err != nil {
 		t.Errorf("got %+v %v, want the delivery", got, err)
 	}
@@ -39,7 +41,7 @@ func TestAskingAFullStore(t *testing.T) {
 // recorded.
 func TestForgettingAmongLateRecords(t *testing.T) {
 	for range 200 {
-		faulty := new(faultyStore)
+		faulty := new(storetest.Faulty)
 		l := newTestLedger(faulty)
 		id := store.Identity{1}
 		l.unrecorded[id] = store.Record{Status: 200}
@@ -64,11 +66,12 @@ func TestForgettingAmongLateRecords(t *testing.T) {
 // delivery.
 func TestRepeatsDoNotHideADelivery(t *testing.T) {
 	id := store.Identity{1}
-	faulty := &faultyStore{records: map[store.Identity]store.Record{id: {Status: 200}}}
+	faulty := new(storetest.Faulty)
+	faulty.SetRecords(map[store.Identity]store.Record{id: {Status: 200}})
 	l := newTestLedger(faulty)
 	looking, look := make(chan struct{}), make(chan struct{})
 	var lookups atomic.Int32
-	faulty.set(func(store.Identity) error {
+	faulty.SetFaults(func(context.Context, store.Identity) error {
 		if lookups.Add(1) == 1 { // the repeat's
 			close(looking)
 			<-look
@@ -93,19 +96,10 @@ func TestRepeatsDoNotHideADelivery(t *testing.T) {
 		_, err := l.Forget(t.Context(), id)
 		forgotten <- err
 	}()
-	eventually(t, "forgetting waits", func() bool { return lookups.Load() == 4 })
+	caddytest.Eventually(t, "forgetting waits", func() bool { return lookups.Load() == 4 })
 	close(look)
-	if err := <-forgotten; err != nil || faulty.size() != 0 {
-		t.Errorf("forgetting: %v, %d records are left", err, faulty.size())
+	if err := <-forgotten; err != nil || len(faulty.Records()) != 0 {
+		t.Errorf("forgetting: %v, %d records are left", err, len(faulty.Records()))
 	}
 	repeat.Wait()
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("gave up waiting: %s", what)
-		}
-	}
 }
