@@ -4,15 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
@@ -224,112 +221,6 @@ func TestURLMustBeOne(t *testing.T) {
 	}
 }
 
-func TestForgottenEventIsForwardedOnceMore(t *testing.T) {
-	b := caddytest.NewBackend(t, nil)
-	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
-	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
-	send := func() caddytest.Reply { t.Helper(); return s.Send(t, "1") }
-	send().WantForwarded(t)
-	s.Send(t, "2").WantForwarded(t)
-	for range 3 {
-		var report eventsReport
-		ask(t, "DELETE", one, &report)
-		if len(report.Events) != 1 || report.Events[0].State != stateForgotten || report.Events[0].BackendStatus != 200 {
-			t.Errorf("got %+v", report)
-		}
-		wantRefusal(t, ask(t, "DELETE", one, nil), 404, "not known")
-		send().WantForwarded(t)
-		send().WantDuplicate(t)
-	}
-	b.WantDeliveries(t, 5)
-	s.Send(t, "2").WantDuplicate(t)
-
-	// It is forgotten for good, and nothing takes it for damage.
-	ask(t, "DELETE", one, nil)
-	if err := caddy.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	waitForClosedStores(t)
-	s.MustLoad(caddytest.Guard(b, ""))
-	send().WantForwarded(t)
-	s.Send(t, "2").WantDuplicate(t)
-}
-
-func TestForgettingAnEventInFlightIsAConflict(t *testing.T) {
-	hold, release := make(chan struct{}), make(chan struct{})
-	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
-		hold <- struct{}{}
-		<-release
-		io.WriteString(w, "from the backend")
-	})
-	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
-	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
-	answer := make(chan caddytest.Reply)
-	start := time.Now().Truncate(time.Second)
-	go func() {
-		got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1")))
-		if err != nil {
-			t.Error(err)
-		}
-		answer <- got
-	}()
-	<-hold
-	var report eventsReport
-	ask(t, "GET", one, &report)
-	if len(report.Events) != 1 || report.Events[0].State != stateInFlight || report.Events[0].InFlightSince.Before(start) || report.Events[0].InFlightSince.After(time.Now()) {
-		t.Errorf("got %+v", report)
-	}
-	var status statusReport
-	if ask(t, "GET", admin+adminStatus, &status); status.EventsInFlight != 1 {
-		t.Errorf("%d events are in flight, want 1", status.EventsInFlight)
-	}
-	wantRefusal(t, ask(t, "DELETE", one, nil), 409, "is being delivered")
-	close(release)
-	(<-answer).WantForwarded(t)
-	s.Send(t, "1").WantDuplicate(t)
-	b.WantDeliveries(t, 1)
-}
-
-// However a forgetting falls among the repeats of an event, exactly one more of
-// them is forwarded.
-func TestForgettingAmongRepeats(t *testing.T) {
-	rounds := 50
-	if testing.Short() {
-		rounds = 10
-	}
-	b := caddytest.NewBackend(t, nil)
-	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
-	one := which(admin, "url="+s.URL("/"), "field=task_id=1", "field=event_type=task.completed")
-	stop := make(chan struct{})
-	var senders sync.WaitGroup
-	for range 4 {
-		senders.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if got, err := caddytest.DoWith(caddytest.Sender, caddytest.Signed(s.URL("/"), caddytest.Event("1"))); err != nil || got.Status != 200 {
-					t.Errorf("got %d %s %v", got.Status, got.Body, err)
-				}
-			}
-		})
-	}
-	for forgotten := 0; forgotten < rounds; {
-		caddytest.Eventually(t, "event is delivered", func() bool { return len(b.Deliveries()) >= forgotten+1 })
-		if got := ask(t, "DELETE", one, nil); got.Status == 200 {
-			forgotten++
-		} else if got.Status != 409 {
-			t.Errorf("got %d %s", got.Status, got.Body)
-		}
-	}
-	caddytest.Eventually(t, "event is delivered", func() bool { return len(b.Deliveries()) >= rounds+1 })
-	close(stop)
-	senders.Wait()
-	b.WantDeliveries(t, rounds+1)
-}
-
 func TestAdminAPIWhileTheStoreFails(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.New(t)
@@ -372,76 +263,4 @@ func TestAdminAPIWhileTheStoreFails(t *testing.T) {
 	faulty.SetFaults(onFire, nil)
 	wantRefusal(t, ask(t, "GET", which(admin, "url="+s.URL("/"), "field=task_id=2"), nil), 503, "on fire")
 	wantRefusal(t, ask(t, "DELETE", one, nil), 503, "on fire")
-}
-
-func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
-	b := caddytest.NewBackend(t, nil)
-	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
-	s.Send(t, "1").WantForwarded(t)
-	task := func() caddytest.Reply { return ask(t, "GET", which(admin, "url="+s.URL("/"), "field=task_id=1"), nil) }
-
-	// one that is refused, after its store has been opened or before
-	for range 5 {
-		if err := s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "dedupe_by task_id")), "32MiB", "34MiB", 1)); err == nil {
-			t.Error("a config with other store options loads")
-		}
-		if err := s.Load(s.Caddyfile(caddytest.Guard(b, "dedupe_by task_id")) + "http://" + b.Addr() + " {\nrespond taken\n}\n"); err == nil {
-			t.Error("a config for a port that is taken loads")
-		}
-	}
-	if got := task(); got.Status != 200 || strings.Count(got.Body, `"identity"`) != 2 {
-		t.Errorf("after refused configs: got %d %s", got.Status, got.Body)
-	}
-	// one that tells events by another field
-	s.MustLoad(caddytest.Guard(b, "dedupe_by task_id"))
-	caddytest.Eventually(t, "the new config answers", func() bool { return strings.Count(task().Body, `"identity"`) == 1 })
-	// one whose store nobody uses
-	s.MustLoad(caddytest.Guard(b, "verify_only"))
-	wantRefusal(t, task(), 400, "ask by identity")
-	if got := ask(t, "GET", which(admin, "identity="+strings.Repeat("0", 32)), nil); got.Status != 200 {
-		t.Errorf("by identity: got %d %s", got.Status, got.Body)
-	}
-	// one without a store
-	s.NoApp = true
-	s.MustLoad(caddytest.Guard(b, "verify_only"))
-	wantRefusal(t, ask(t, "GET", admin+adminStatus, nil), 404, "no store is open")
-	wantRefusal(t, task(), 404, "no store is open")
-}
-
-// Questions do not disturb a reload, nor the other way round.
-func TestAdminAPIWhileReloading(t *testing.T) {
-	b := caddytest.NewBackend(t, nil)
-	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
-	stop := make(chan struct{})
-	var asking sync.WaitGroup
-	for range 2 {
-		asking.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				for _, uri := range []string{admin + adminStatus, admin + "/metrics", which(admin, "url="+s.URL("/"), "field=task_id=1")} {
-					r, _ := http.NewRequest("GET", uri, nil)
-					got, err := caddytest.DoWith(caddytest.Sender, r)
-					if err == nil && got.Status != 200 && !strings.Contains(got.Body, "no store is open") {
-						t.Errorf("%s: got %d %s", uri, got.Status, got.Body)
-					}
-				}
-			}
-		})
-	}
-	for i := range 10 {
-		if err := s.Load(s.Caddyfile(caddytest.Guard(b, fmt.Sprintf("retention %dh", i+1)))); err != nil {
-			t.Error(err)
-		}
-		if i%3 == 0 {
-			if err := caddy.Stop(); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	close(stop)
-	asking.Wait()
 }

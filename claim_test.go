@@ -1,13 +1,9 @@
 package instantapi
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -145,97 +141,4 @@ func TestStillBusyAfterTheWait(t *testing.T) {
 			t.Errorf("first: %d", got.Status)
 		}
 	}
-}
-
-// The same through Caddy: parties that fail, dawdle, panic and hang up, mixed at
-// random, while the config is loaded again and again.
-func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
-	requests, events := 10_000, 100
-	if testing.Short() {
-		requests = 1000
-	}
-	var atOnce, accepted sync.Map // task → *atomic.Int32
-	counter := func(m *sync.Map, task string) *atomic.Int32 {
-		n, _ := m.LoadOrStore(task, new(atomic.Int32))
-		return n.(*atomic.Int32)
-	}
-	b := caddytest.NewBackend(t, nil)
-	b.Answer = func(w http.ResponseWriter, r *http.Request) {
-		task := r.Header.Get("Task")
-		if counter(&atOnce, task).Add(1) > 1 {
-			t.Errorf("two deliveries of %s at once", task)
-		}
-		defer counter(&atOnce, task).Add(-1)
-		if counter(&accepted, task).Load() > 0 {
-			t.Errorf("%s is forwarded after a success", task)
-		}
-		switch n := rand.IntN(20); {
-		case n < 8:
-			w.WriteHeader(500)
-		case n < 10:
-			panic(http.ErrAbortHandler)
-		case n < 14:
-			time.Sleep(time.Duration(rand.IntN(10)) * time.Millisecond)
-			w.WriteHeader(503)
-		default:
-			counter(&accepted, task).Add(1)
-			io.WriteString(w, "from the backend")
-		}
-	}
-	s := caddytest.Run(t, caddytest.Guard(b, "in_flight_wait 2s"))
-	client := &http.Client{Transport: &http.Transport{MaxConnsPerHost: 64, MaxIdleConnsPerHost: 64}}
-	request := func(i int) *http.Request {
-		task := "task-" + strconv.Itoa(i%events)
-		r := caddytest.Signed(s.URL("/"), caddytest.Event(task))
-		r.Header.Set("Task", task)
-		return r
-	}
-	goroutines := runtime.NumGoroutine()
-	var wg sync.WaitGroup
-	next := make(chan int)
-	statuses := [600]atomic.Int32{}
-	var hungUp atomic.Int32
-	for range 100 {
-		wg.Go(func() {
-			for i := range next {
-				ctx, cancel := context.WithCancel(context.Background())
-				if rand.IntN(10) == 0 {
-					time.AfterFunc(time.Duration(rand.IntN(10))*time.Millisecond, cancel)
-				}
-				got, err := caddytest.DoWith(client, request(i).WithContext(ctx))
-				cancel()
-				if err != nil {
-					hungUp.Add(1)
-					continue
-				}
-				statuses[got.Status].Add(1)
-			}
-		})
-	}
-	for i := range requests {
-		next <- i
-		if i%(requests/10) == 0 {
-			s.MustLoad(caddytest.Guard(b, fmt.Sprintf("in_flight_wait 2s\nretention %dh", 1+i)))
-		}
-	}
-	close(next)
-	wg.Wait()
-	for status := range statuses {
-		if n := statuses[status].Load(); n > 0 {
-			t.Logf("%d: %d times", status, n)
-		}
-	}
-	t.Logf("hung up: %d", hungUp.Load())
-	for i := range events { // also those that nobody has accepted yet
-		caddytest.Eventually(t, "event is accepted", func() bool {
-			got, err := caddytest.DoWith(client, request(i))
-			return err == nil && got.Status == http.StatusOK
-		})
-		if task := "task-" + strconv.Itoa(i); counter(&accepted, task).Load() != 1 {
-			t.Errorf("%s was accepted %d times", task, counter(&accepted, task).Load())
-		}
-	}
-	client.CloseIdleConnections()
-	b.CloseClientConnections() // idle ones of the configs that went
-	caddytest.Eventually(t, "nobody is left waiting", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 }
