@@ -15,30 +15,30 @@ import (
 )
 
 var adminHelp = `
-By default the command asks the admin endpoint at '` + caddy.DefaultAdminListen + `'.
-Give --address, or --config to find the address in your config, if yours is
-another.`
+The command asks the admin endpoint of the running Caddy, by default at
+` + caddy.DefaultAdminListen + `. For another address, give --address, or --config to read
+the address from your configuration.`
 
-// adminClient asks a running Caddy.
+// adminClient asks the admin endpoint of a running Caddy.
 type adminClient struct {
 	address string
 	flags   caddycmd.Flags
 	json    bool
 }
 
-// adminCommand makes run the command's, with the flags that Caddy's own commands
-// have.
+// adminCommand makes cmd run a function with an [adminClient], and adds the flags
+// of Caddy's own commands that use the admin endpoint.
 func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer) (exitStatus int, err error)) *cobra.Command {
 	flags := cmd.Flags()
-	flags.Bool("json", false, "print JSON, as the admin API does")
-	flags.String("address", "", "the `address` of Caddy's admin endpoint, if it is not the default")
-	flags.StringP("config", "c", "", "the `path` of the configuration, to find the address in, without --address")
-	flags.StringP("adapter", "a", "", "the `name` of the configuration's adapter")
+	flags.Bool("json", false, "print the admin API's JSON")
+	flags.String("address", "", "the `address` of the admin endpoint, if it is not the default")
+	flags.StringP("config", "c", "", "the `path` of a configuration that has the address, instead of --address")
+	flags.StringP("adapter", "a", "", "the `name` of the adapter that reads the configuration")
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
 		flags := caddycmd.Flags{FlagSet: cmd.Flags()}
 		address, err := caddycmd.DetermineAdminAPIAddress(flags.String("address"), nil, flags.String("config"), flags.String("adapter"))
 		if err != nil {
-			return caddy.ExitCodeFailedStartup, fmt.Errorf("couldn't determine admin API address: %v", err)
+			return caddy.ExitCodeFailedStartup, fmt.Errorf("finding the address of the admin endpoint: %w", err)
 		}
 		admin := adminClient{address: address, flags: flags, json: flags.Bool("json")}
 		return run(admin, cmd.OutOrStdout())
@@ -46,8 +46,9 @@ func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer)
 	return cmd
 }
 
-// request asks the admin API, and reads its answer into answer. It returns the
-// answer as it came, too: a newer Caddy may know more than this command.
+// request sends a question, if it is not nil, to the admin API and decodes the
+// answer. It also returns the answer's bytes, for --json: a newer Caddy may say
+// more than this command knows.
 func (c adminClient) request(method, uri string, question, answer any) (raw []byte, err error) {
 	var body io.Reader
 	if question != nil {

@@ -31,6 +31,14 @@ func runAdminSite(t *testing.T, b *caddytest.Backend) (s adminSite, slow *caddyt
 		reverse_proxy /slow `+slow.Addr()+`
 		reverse_proxy `+b.Addr())
 	s.hook = s.URL("/webhooks/instantapi")
+	caddytest.Eventually(t, "the store is open", func() bool {
+		answer, err := http.Get("http://" + s.Admin + "/instantapi_verify/status")
+		if err != nil {
+			return false
+		}
+		answer.Body.Close()
+		return answer.StatusCode == http.StatusOK
+	})
 	return s, slow, release
 }
 

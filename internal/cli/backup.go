@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// backupReport is what the admin API answers when a copy of the store is written.
+// backupReport is the admin API's answer about a finished backup.
 type backupReport struct {
 	Directory string `json:"directory"`
 	Events    int64  `json:"events"`
@@ -24,16 +24,16 @@ func newBackupCommand() *cobra.Command {
 		Use:     "backup <directory>",
 		Example: "  caddy instantapi backup /var/backups/instantapi_verify/$(date +%F)",
 		Short:   "Copies the store of delivered events while it is in use",
-		Long: `Copies the store of delivered events into a directory that is new or empty. The
-guard goes on working, and the copy is whole: it can be moved to where the store
-was, or be named as a store's path. A plain copy of the files of a store that is
-in use need not be whole.
+		Long: `Copies the store of delivered events to a directory that is new or empty, while
+the guard goes on working. The copy is a store of its own: put it in the place of
+the store, or name it as the store's path. Do not copy the files of a store in use
+by other means, because such a copy may be incomplete.
 
-The Caddy that runs writes the copy. So the directory is one of its machine, and
-its user must be allowed to write there.
+The running Caddy writes the copy, so the directory is on its machine, and its user
+must be allowed to write there.
 ` + adminHelp + `
 
-Exit status: 0 the copy is written, 1 an error.`,
+Exit status: 0 the copy was written, 1 an error.`,
 		Args: oneDirectory,
 	}
 	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {

@@ -12,9 +12,9 @@ func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "instantapi",
 		Usage: "<command>",
-		Short: "Tries, tests and inspects webhook endpoints guarded by instantapi_verify",
+		Short: "Tests and inspects webhook endpoints guarded by instantapi_verify",
 		CobraFunc: func(cmd *cobra.Command) {
-			// Without these two a mistyped command would be a success.
+			// Without these two, a mistyped subcommand would exit with 0.
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 			cmd.SetFlagErrorFunc(flagError)
@@ -23,8 +23,7 @@ func init() {
 	})
 }
 
-// subcommands are the commands below "caddy instantapi", each made in the file
-// of its own concept.
+// subcommands returns the commands below "caddy instantapi".
 func subcommands() []*cobra.Command {
 	return []*cobra.Command{
 		newSendCommand(),
@@ -38,10 +37,10 @@ func subcommands() []*cobra.Command {
 	}
 }
 
-// withStatus makes a command's RunE of a function that returns an exit status,
-// of which only those from 2 count: below, the error decides between 0 and 1. An
-// error is for the person at the terminal, so it is printed like cobra's about
-// flags, not logged like Caddy's.
+// withStatus turns a function that returns an exit status into a command's RunE.
+// A status of 2 or more becomes the process's; below that, the error decides
+// between 0 and 1. Errors are printed, as cobra prints those about flags, and not
+// logged as Caddy's are: a person at a terminal reads them.
 func withStatus(f func(*cobra.Command) (int, error)) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		status, err := f(cmd)
@@ -56,17 +55,17 @@ func withStatus(f func(*cobra.Command) (int, error)) func(*cobra.Command, []stri
 	}
 }
 
-// noArguments is cobra.NoArgs, except that it does not repeat the argument: it
+// noArguments is cobra.NoArgs, but its error does not repeat the argument, which
 // may be a secret whose flag was forgotten.
 func noArguments(_ *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return errors.New("everything is given with flags here; see --help")
+		return errors.New("this command takes flags only, no arguments; see --help")
 	}
 	return nil
 }
 
-// flagError does the same for "-secret=..." and "-key=...", which pflag takes for
-// flags of one letter and repeats.
+// flagError keeps values out of errors about flags like "-secret=..." and
+// "-key=...": pflag takes them for one-letter flags and repeats what follows.
 func flagError(_ *cobra.Command, err error) error {
 	unknown, isUnknown := errors.AsType[*pflag.NotExistError](err)
 	invalid, isInvalid := errors.AsType[*pflag.InvalidValueError](err)

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// answeredConn is a connection for requests that may be answered before they have
-// been sent as a whole. A server that refuses a body by its length answers, and
-// may hang up while the body still comes. net/http then returns the error of
-// writing, though the answer may have arrived. So once a request has begun, what
-// can't be written is lost without an error: reading gets the answer or, if there
-// is none, the error.
+// answeredConn is a connection that still yields the answer when writing fails. A
+// server that refuses a body by its length answers first and may then close the
+// connection, while the body is still being sent. net/http returns the write error
+// in that case, even if the answer has arrived. So once part of a request has been
+// written, further writes never fail: reading returns the answer or, without one,
+// the error.
 type answeredConn struct {
 	net.Conn
 	begun  atomic.Bool // part of the current request has been written
-	closed atomic.Bool // by the other end
+	closed atomic.Bool // by the server
 }
 
 func dialAnswered(ctx context.Context, network, address string) (net.Conn, error) {
@@ -48,9 +48,9 @@ func (c *answeredConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// withBeginnings returns a context with which requests tell their connection that
-// they begin. The first write of a request has an error if it fails: nothing was
-// sent, so that net/http may use another connection.
+// withBeginnings returns a context with which a request tells its connection that
+// it begins. The first write of a request may fail: nothing has been sent by then,
+// so net/http can use another connection.
 func withBeginnings(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) {
 		conn := info.Conn

@@ -11,26 +11,27 @@ import (
 const secretUsage = "the webhook `secret`"
 
 // credentialFlags are a flag for a credential and one for the environment
-// variable that holds it. Their errors don't repeat a value: somebody may have
-// mixed the two up.
+// variable that holds it. Their errors do not repeat a value, because somebody may
+// have given the credential where the variable's name belongs.
 type credentialFlags struct {
-	name              string // of the first flag; the other one has -env at its end
+	name              string // of the first flag; the second one is this and "-env"
 	values, variables []string
 }
 
 func (c *credentialFlags) register(cmd *cobra.Command, name, usage string) {
 	c.name = name
 	cmd.Flags().StringArrayVar(&c.values, name, nil,
-		usage+"; other users of the machine can see it in the list of processes, so use --"+name+"-env for a real one")
+		usage+"; other users of this machine can see it in the list of processes, so give a real one with --"+name+"-env")
 	cmd.Flags().StringArrayVar(&c.variables, name+"-env", nil, "the `name` of an environment variable that holds the "+name)
 }
 
-// all returns what was given, none of it empty.
+// all returns the credentials that were given. None of them is empty, and there
+// is at least one.
 func (c *credentialFlags) all() ([]diagnosis.Secret, error) {
 	var all []diagnosis.Secret
 	for i, value := range c.values {
 		if value == "" {
-			return nil, fmt.Errorf("--%s is empty; is the variable set that it is taken from?", c.name)
+			return nil, fmt.Errorf("--%s is empty; if it comes from a variable, is that set?", c.name)
 		}
 		name := "the " + c.name
 		if len(c.values)+len(c.variables) > 1 {
@@ -41,7 +42,7 @@ func (c *credentialFlags) all() ([]diagnosis.Secret, error) {
 	for _, variable := range c.variables {
 		value := os.Getenv(variable)
 		if value == "" {
-			return nil, fmt.Errorf("--%s-env: this environment variable is unset or empty; give the name of one, without a $, and export it", c.name)
+			return nil, fmt.Errorf("--%s-env: this environment variable is unset or empty; give its name without a $, and export it", c.name)
 		}
 		all = append(all, diagnosis.Secret{Name: "the " + c.name + " in " + variable, Value: value})
 	}
@@ -51,8 +52,8 @@ func (c *credentialFlags) all() ([]diagnosis.Secret, error) {
 	return all, nil
 }
 
-// one returns what was given where there can be only one, or else the default, if
-// there is one.
+// one returns the only credential that was given. If there is none, it returns
+// byDefault, which may be empty for no default.
 func (c *credentialFlags) one(byDefault string) (string, error) {
 	if byDefault != "" && len(c.values)+len(c.variables) == 0 {
 		return byDefault, nil

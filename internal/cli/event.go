@@ -8,15 +8,16 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// anyText is for text that JSON.stringify wrote after it was cut in the middle of
-// an emoji.
+// anyText allows half an emoji, which JSON.stringify writes for a text that was
+// cut in the middle of one.
 var anyText = jsontext.AllowInvalidUTF8(true)
 
 func newTaskID() string { return "task_" + strings.ToLower(rand.Text()[:12]) }
 
-// sampleEvent returns the body of an event like the sender's. Its result has a
-// text, or an error if the task failed, and an input if there is one. The error
-// is that of an input as deep as JSON may be: in an event it would be deeper.
+// sampleEvent returns the body of an event like InstantAPI's. Its result has the
+// text says, as the error if the task failed, and the input, if there is one. It
+// fails for an input that is nested as deeply as JSON may be: inside an event it
+// would be too deep.
 func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, error) {
 	type result struct {
 		Text  string         `json:"text,omitzero"`
@@ -41,7 +42,8 @@ func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, 
 	return json.Marshal(event, anyText)
 }
 
-// describeEvent returns what a body says of itself, if it is an event at all.
+// describeEvent returns the type and the task of an event, empty where the body
+// does not have them.
 func describeEvent(body []byte) (eventType, taskID string) {
 	var event struct {
 		EventType jsontext.Value `json:"event_type"`
@@ -53,8 +55,8 @@ func describeEvent(body []byte) (eventType, taskID string) {
 	return text(event.EventType), text(event.TaskID)
 }
 
-// text returns a string's characters, and any other value as it stands in the
-// JSON. Missing, null and "" say nothing.
+// text returns the characters of a string, and any other value as it stands in
+// the JSON. It returns "" for null and for a value that is missing.
 func text(value jsontext.Value) string {
 	switch value.Kind() {
 	case jsontext.KindString:

@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The commands. Their exit statuses are 0 for a delivered, or now forgotten,
-// event, 1 for an error, and:
+// Exit statuses of lookup and forget, beside 0 for an event that was delivered, or
+// is now forgotten, and 1 for an error.
 const (
 	exitUnknown  = 4
 	exitInFlight = 5
@@ -26,7 +26,7 @@ const (
 
 const adminEvent = "/instantapi_verify/event"
 
-// What is known of an event.
+// The states of an event.
 const (
 	stateDelivered = "delivered"
 	stateInFlight  = "in_flight"
@@ -43,8 +43,8 @@ type eventReport struct {
 	InFlightSince time.Time                 `json:"in_flight_since,omitzero"`
 	DeliveredAt   time.Time                 `json:"delivered_at,omitzero"`
 	BackendStatus int                       `json:"backend_status,omitempty"`
-	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // not there: never
-	Unrecorded    bool                      `json:"only_in_memory,omitempty"` // because the store fails
+	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // zero: never
+	Unrecorded    bool                      `json:"only_in_memory,omitempty"` // because it could not be stored
 }
 
 type eventsReport struct {
@@ -52,23 +52,23 @@ type eventsReport struct {
 }
 
 const whichHelp = `
-Which event: --url is the URL that it was sent to (or --scope, where the handler
-has one), --task-id its task. Without --event-type that is both task.completed
-and task.failed. Where dedupe_by names other fields, give them with --field:
-name=text, or name:=JSON for what is not a text. --identity is the header
-Idempotency-Key that the backend got.`
+Name the event by the URL that it was sent to (--url, or --scope if the handler has
+one) and by its task (--task-id). Without --event-type, both task.completed and
+task.failed are meant. If dedupe_by names other fields, give them with --field:
+name=text, or name:=JSON for a value that is not a string. Or give --identity, the
+header Idempotency-Key that the backend got.`
 
 func addWhichFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.String("url", "", "the `URL` that the event was sent to")
-	flags.String("scope", "", "the handler's `scope`, if it has one of its own")
+	flags.String("scope", "", "the handler's `scope`, if it sets one")
 	flags.String("event-type", "", "the event's `type`")
 	flags.String("task-id", "", "the event's task_id, any `text`")
 	flags.StringArray("field", nil, "another `field` of the event, name=text or name:=JSON; may be repeated")
 	flags.String("identity", "", "the event's Idempotency-Key, 32 `hex` digits, instead of all others")
 }
 
-// lookup asks for the events that the flags mean.
+// lookup asks for the events that the flags name.
 func (c adminClient) lookup() (report eventsReport, err error) {
 	which := url.Values{}
 	for _, name := range []string{"url", "scope", "identity"} {
@@ -92,7 +92,8 @@ func (c adminClient) lookup() (report eventsReport, err error) {
 	return report, err
 }
 
-// exitStatus is that of the most that is known of one of the events.
+// exitStatus returns 0 if one of the events was delivered, or else that of an event
+// in flight, if there is one.
 func (report eventsReport) exitStatus() int {
 	status := exitUnknown
 	for _, ev := range report.Events {
@@ -144,7 +145,7 @@ func (ev eventReport) print(out io.Writer) error {
 			until = "until " + describeTime(ev.ExpiresAt)
 		}
 		if ev.Unrecorded {
-			until += ", but only in memory: the store fails"
+			until += ", but only in memory: it could not be stored"
 		}
 		row("remembered", until)
 	}

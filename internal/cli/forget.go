@@ -15,9 +15,9 @@ func newForgetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "forget",
 		Example: "  caddy instantapi forget --url https://example.com/webhooks/instantapi --task-id task_1",
-		Short:   "Forgets a delivered event, so that it is forwarded when it is sent again",
-		Long: `Forgets a delivered event, so that it is forwarded when it is sent again, say
-from the sender's dashboard.
+		Short:   "Forgets a delivered event, so that it is forwarded if it is sent again",
+		Long: `Forgets a delivered event, so that the guard forwards it if it is sent again,
+for example from InstantAPI's dashboard.
 ` + whichHelp + "\n" + adminHelp + `
 
 Exit status: 0 forgotten, 4 not known, 5 being delivered, 1 an error.`,

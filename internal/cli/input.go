@@ -11,13 +11,13 @@ import (
 	"golang.org/x/term"
 )
 
-// maxInput is the largest body in bytes that the commands read.
+// maxInput is the size in bytes of the largest body that the commands read.
 const maxInput = 64 << 20
 
-// maxShown is how many characters are printed of what someone else has written.
+// maxShown is how many characters of a text from elsewhere are printed.
 const maxShown = 200
 
-// readInput reads the body that a command is about.
+// readInput reads a body from a file, or from standard input if path is "-".
 func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 	in := cmd.InOrStdin()
 	if path != "-" {
@@ -40,14 +40,14 @@ func readInput(cmd *cobra.Command, path string) ([]byte, error) {
 	return body, nil
 }
 
-// isTerminal reports whether a command's input or output is one.
+// isTerminal reports whether a command's input or output is a terminal.
 func isTerminal(stream any) bool {
 	file, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// printable makes one short line of what someone else has written: no answer may
-// move the cursor, and none may fill the screen.
+// printable turns a text from elsewhere into one short line, so that no answer
+// moves the cursor or fills the screen.
 func printable(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	s = strings.Map(func(r rune) rune {

@@ -9,10 +9,11 @@ import (
 
 func newLookupCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "lookup",
-		Example: "  caddy instantapi lookup --url https://example.com/webhooks/instantapi --task-id task_1",
-		Short:   "Tells what happened to an event",
-		Long: "Tells what happened to an event: delivered, being delivered, or not known.\n" + whichHelp + "\n" + adminHelp + `
+		Use: "lookup",
+		Example: `  caddy instantapi lookup --url https://example.com/webhooks/instantapi --task-id task_1
+  caddy instantapi lookup --identity 0123456789abcdef0123456789abcdef`,
+		Short: "Shows what happened to an event",
+		Long: "Shows whether an event was delivered, is being delivered, or is not known.\n" + whichHelp + "\n" + adminHelp + `
 
 Exit status: 0 delivered, 4 not known, 5 being delivered, 1 an error.`,
 		Args: cobra.NoArgs,

@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// What can come of a request, for scripts. The first two are called what the
-// guard calls them in its metrics.
+// The outcomes of a request, for scripts. The first two have the names that the
+// guard gives them in its metrics.
 const (
 	outcomeForwarded = "forwarded"
 	outcomeDuplicate = "duplicate"
@@ -19,17 +19,17 @@ const (
 	outcomeNoAnswer  = "no_answer"
 )
 
-// posted is what came of a request.
+// posted is the outcome of a request.
 type posted struct {
 	TaskID  string  `json:"task_id,omitempty"`
 	Status  int     `json:"status,omitempty"`
 	Outcome string  `json:"outcome"`
 	Answer  string  `json:"answer,omitempty"`
 	Error   string  `json:"error,omitempty"`
-	Seconds float64 `json:"seconds"` // until the answer had been read
+	Seconds float64 `json:"seconds"` // until the answer was read
 }
 
-// post sends a body, signed, and reads the answer.
+// post sends a signed body and reads the answer.
 func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	started := time.Now()
 	defer func() { got.Seconds = time.Since(started).Seconds() }()
@@ -52,7 +52,7 @@ func (s *sendCommand) post(ctx context.Context, body []byte) (got posted) {
 	return got
 }
 
-// saysDuplicate reports whether an answer is the guard's to a repeat.
+// saysDuplicate reports whether this is the guard's answer to a duplicate.
 func saysDuplicate(answer string) bool {
 	var said struct {
 		Duplicate bool `json:"duplicate"`
@@ -60,7 +60,7 @@ func saysDuplicate(answer string) bool {
 	return json.Unmarshal([]byte(answer), &said) == nil && said.Duplicate
 }
 
-// String is the line that is printed for a person.
+// String returns the line that is printed for a person.
 func (got posted) String() string {
 	status, outcome, said := fmt.Sprint(got.Status), got.Outcome, got.Answer
 	if got.Outcome == outcomeNoAnswer {

@@ -21,19 +21,18 @@ import (
 const (
 	sandboxPath = "/api/v1/generate"
 
-	// What the sandbox goes by unless told otherwise, so that it and the quick
-	// start work together as they stand.
+	// The defaults, with which the sandbox and the quick start work together.
 	sandboxKey    = "demo-key"
 	sandboxSecret = "demo-secret"
 
-	// What bounds it. A task's input is kept until its event is delivered, so the
-	// product of the first two is the memory that it takes; thrice that for bytes
-	// that are no UTF-8 and are replaced.
+	// The bounds. A task's input is kept until its event is delivered, so the
+	// product of the first two bounds the memory, and three times as much for
+	// input that is not UTF-8, whose bytes are replaced.
 	sandboxMaxBody    = 256 << 10
 	sandboxMaxPending = 1000
 	sandboxMaxPause   = 30 * time.Second
 
-	// What requests to it may take.
+	// How long a request to the sandbox may take.
 	sandboxRequestTimeout = 10 * time.Second
 )
 
@@ -41,38 +40,39 @@ func newSandboxCommand() *cobra.Command {
 	var s sandbox
 	cmd := &cobra.Command{
 		Use:   "sandbox",
-		Short: "Stands in for InstantAPI, to try and test with",
-		Long: `Takes tasks as InstantAPI does and posts their signed events to the task's
-webhook_url, without an account. The results are made up.
+		Short: "Stands in for InstantAPI in tests",
+		Long: `Accepts tasks as InstantAPI does and posts a signed event for each to its
+webhook_url. It needs no account, and invents the results. A request like
 
 	POST ` + sandboxPath + `
 	Authorization: Bearer <key>
 
 	{"task": "summarize", "input": "...", "options": {}, "webhook_url": "http://localhost:8080/"}
 
-is answered with {"task_id": "..."}. The event follows after --delay. Where it is
-not answered with 2xx, or not within --timeout, it is sent again: after --backoff,
-twice as long, and so on up to ` + sandboxMaxPause.String() + `, each give or take a half. For each attempt
-there is one line with what came of it. What is not delivered when the sandbox
-ends is lost.
+is answered with {"task_id": "..."}. The event follows after --delay. If it gets no
+2xx within --timeout, it is sent again: first after --backoff, then after twice as
+long each time, up to ` + sandboxMaxPause.String() + `. Each pause varies at random by up to half. Each
+attempt prints a line with its outcome. Events that are not delivered when the
+sandbox ends are lost.
 
-Where others than this machine can reach the sandbox, it wants a key of its own:
+If other machines can reach the sandbox, it needs a key of its own, because anybody
 who has the key can make it send requests anywhere.`,
-		Example: `  caddy instantapi sandbox --duplicate-rate 0.5 --fail-rate 0.2`,
-		Args:    noArguments,
+		Example: `  caddy instantapi sandbox --duplicate-rate 0.5 --fail-rate 0.2
+  caddy instantapi sandbox --register http://localhost:8080/webhooks/instantapi`,
+		Args: noArguments,
 	}
 	flags := cmd.Flags()
 	var key, secret credentialFlags
 	var trust trustFlags
-	key.register(cmd, "key", "the API `key` that it asks for (default "+sandboxKey+")")
-	secret.register(cmd, "secret", secretUsage+" that it signs with (default "+sandboxSecret+")")
+	key.register(cmd, "key", "the API `key` that clients must send (default "+sandboxKey+")")
+	secret.register(cmd, "secret", secretUsage+" that signs the events (default "+sandboxSecret+")")
 	trust.register(cmd)
 	listen := flags.String("listen", "127.0.0.1:8090", "the `address` to listen on")
-	register := flags.String("register", "", "a `URL` to request first, unsigned, as when an endpoint is registered")
+	register := flags.String("register", "", "a `URL` to send unsigned requests to at first, as if it were being registered")
 	flags.DurationVar(&s.delay, "delay", time.Second, "how long a task takes")
-	flags.Float64Var(&s.failRate, "fail-rate", 0, "the `share` of the tasks that fail, from 0 to 1")
-	flags.Float64Var(&s.duplicateRate, "duplicate-rate", 0, "the `share` of the events that are delivered twice, from 0 to 1")
-	flags.DurationVar(&s.timeout, "timeout", 10*time.Second, "how long an attempt waits for the answer")
+	flags.Float64Var(&s.failRate, "fail-rate", 0, "the `share` of tasks that fail, from 0 to 1")
+	flags.Float64Var(&s.duplicateRate, "duplicate-rate", 0, "the `share` of events that are delivered twice, from 0 to 1")
+	flags.DurationVar(&s.timeout, "timeout", 10*time.Second, "how long to wait for the answer to an attempt")
 	flags.UintVar(&s.attempts, "attempts", 8, "make at most `n` attempts to deliver an event")
 	flags.DurationVar(&s.backoff, "backoff", 500*time.Millisecond, "the pause before the second attempt")
 
@@ -118,21 +118,20 @@ who has the key can make it send requests anywhere.`,
 	return cmd
 }
 
-// sandboxListen listens on address. A key that everybody knows is good for
-// loopback only: with it, all who reach the sandbox could make it send requests.
+// sandboxListen listens on an address. With the key that everybody knows, it has to
+// be a loopback address: anybody else could make the sandbox send requests.
 func sandboxListen(address, key string) (net.Listener, error) {
 	addr, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("--listen takes a host and a port, as in 127.0.0.1:8090: %v", err)
 	}
 	if key == sandboxKey && !addr.IP.IsLoopback() {
-		return nil, fmt.Errorf("the demo key is not for %s, which others can reach: set --key-env", address)
+		return nil, fmt.Errorf("the demo key is not for %s, which other machines can reach; set --key-env", address)
 	}
 	return net.ListenTCP("tcp", addr)
 }
 
-// sandbox stands in for the sender. It is the command's only: no handler of this
-// package uses it.
+// sandbox stands in for InstantAPI.
 type sandbox struct {
 	key                     [sha256.Size]byte // the API key's digest
 	secret                  string

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// begin starts to work on a task, if there is room for one more.
+// begin starts a task, and reports whether there was room for it.
 func (s *sandbox) begin(ctx context.Context, event *sandboxEvent) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -26,7 +26,7 @@ func (s *sandbox) begin(ctx context.Context, event *sandboxEvent) bool {
 	return true
 }
 
-// work waits as long as the task takes and delivers its event, once or twice.
+// work waits while the task takes its time, and delivers the event once or twice.
 func (s *sandbox) work(ctx context.Context, event *sandboxEvent) {
 	copies := []string{""}
 	if rand.Float64() < s.duplicateRate {
@@ -35,8 +35,8 @@ func (s *sandbox) work(ctx context.Context, event *sandboxEvent) {
 	delivered := make([]bool, len(copies))
 	var deliveries sync.WaitGroup
 	for i, label := range copies {
-		// The copies may go out at once, or one after the other's answer: senders
-		// do both, and receivers must take both.
+		// The copies may be under way together or one after the other: senders do
+		// both, so receivers must accept both.
 		wait := s.delay
 		if i > 0 {
 			wait += rand.N(s.backoff)
@@ -59,7 +59,7 @@ func (s *sandbox) work(ctx context.Context, event *sandboxEvent) {
 	s.log.Printf("%s %s undelivered", event.taskID, event.eventType)
 }
 
-// pauseFor waits, and reports whether ctx lasted that long.
+// pauseFor waits. It returns false at once if ctx ends before that.
 func pauseFor(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-time.After(d):
@@ -71,10 +71,10 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 
 // deliver posts an event until it is acknowledged, and reports whether it was.
 func (s *sandbox) deliver(ctx context.Context, event *sandboxEvent, what string) bool {
-	pauses := backoff.NewExponentialBackOff() // each give or take a half
+	pauses := backoff.NewExponentialBackOff() // each varies at random by half
 	pauses.InitialInterval, pauses.MaxInterval, pauses.Multiplier = s.backoff, sandboxMaxPause, 2
 	for attempt := uint(1); ; attempt++ {
-		// An attempt is not broken off: nobody would know what became of it.
+		// An attempt is never cancelled, because its outcome would be unknown.
 		status, answer := s.send(context.WithoutCancel(ctx), http.MethodPost, event.webhook, event.body, event.sig)
 		what := fmt.Sprintf("%s attempt %d: %s", what, attempt, answer)
 		if status/100 == 2 {
@@ -93,8 +93,8 @@ func (s *sandbox) deliver(ctx context.Context, event *sandboxEvent, what string)
 	}
 }
 
-// register asks whether an endpoint can be reached. How InstantAPI does that is
-// not documented, so there is one request of each kind that it could be.
+// register requests an endpoint as if it were being registered. How InstantAPI does
+// that is not documented, so register sends each kind of request that it may be.
 func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		_, answer := s.send(ctx, method, endpoint, nil, "")
@@ -102,17 +102,17 @@ func (s *sandbox) register(ctx context.Context, endpoint *url.URL) {
 	}
 }
 
-// send makes a request, signed if there is a signature, and returns the answer's
-// status, 0 if there is none, and the answer or the reason for a person to read.
+// send sends a request, signed unless sig is empty. It returns the status of the
+// answer, 0 if there is none, and the answer or the error for a person to read.
 func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body []byte, sig string) (status int, answer string) {
 	r, err := webhookRequest(ctx, method, target, body)
 	if err != nil {
-		return 0, "no request can be made of its URL"
+		return 0, "its URL can't be requested"
 	}
 	if sig != "" {
 		r.Header.Set(signature.DefaultHeader, sig)
 	}
-	// It is acknowledged by its status; a body that ends early changes nothing.
+	// The status acknowledges the event, even if the body of the answer is cut off.
 	status, answer, err = exchange(s.client, r, s.timeout)
 	if status == 0 {
 		return 0, printable("no answer: " + err.Error())
@@ -120,8 +120,8 @@ func (s *sandbox) send(ctx context.Context, method string, target *url.URL, body
 	return status, printable(fmt.Sprint(status, " ", http.StatusText(status), " ", answer))
 }
 
-// withoutCredentials is a URL without what may be a password or a token, for a
-// person to read.
+// withoutCredentials returns a URL for a person to read, without the parts that may
+// hold a password or a token.
 func withoutCredentials(u *url.URL) string {
 	return printable((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String())
 }

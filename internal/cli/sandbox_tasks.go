@@ -19,7 +19,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// run serves until ctx ends. Attempts that go on by then may come to their end.
+// run serves until ctx ends. It then waits for the attempts that are under way.
 func (s *sandbox) run(ctx context.Context, listener net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -43,7 +43,7 @@ func (s *sandbox) run(ctx context.Context, listener net.Listener) error {
 	}
 	patience, done := context.WithTimeout(context.WithoutCancel(ctx), sandboxRequestTimeout)
 	defer done()
-	_ = server.Shutdown(patience) // what it did not wait for is refused by begin
+	_ = server.Shutdown(patience) // tasks that still arrive are refused by begin
 
 	s.mu.Lock()
 	s.ending = true
@@ -62,15 +62,15 @@ func (s *sandbox) serve(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 	body, err := json.Marshal(answer)
 	if err != nil {
-		panic(err) // two strings that are UTF-8
+		panic(err) // impossible: the strings are UTF-8
 	}
 	w.Header().Set("Content-Type", "application/json")
-	// 200 and not 202, for the clients that compare it with 200.
+	// 200 and not 202: some clients compare the status with 200.
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // if the client has gone, it has gone
+	_, _ = w.Write(body) // an error means that the client is gone
 }
 
-// sandboxRefusal is why a task is not taken.
+// sandboxRefusal says why a task is not accepted.
 type sandboxRefusal struct {
 	status int
 	reason string
@@ -80,8 +80,8 @@ func badTask(format string, args ...any) *sandboxRefusal {
 	return &sandboxRefusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// accept takes a task, and returns its ID or why it does not. It sets the
-// headers that go with a refusal.
+// accept reads a task and begins it. It returns the task's ID, or a refusal, whose
+// headers it sets.
 func (s *sandbox) accept(ctx context.Context, w http.ResponseWriter, r *http.Request) (taskID string, refusal *sandboxRefusal) {
 	if r.URL.Path != sandboxPath {
 		return "", &sandboxRefusal{http.StatusNotFound, "Not found"}
@@ -116,8 +116,8 @@ func (s *sandbox) accept(ctx context.Context, w http.ResponseWriter, r *http.Req
 	return event.taskID, nil
 }
 
-// authorized checks the key. It compares digests, so that the time it takes says
-// nothing about the key, not even its length.
+// authorized checks the key. It compares digests, so that its time says nothing
+// about the key, not even the length.
 func (s *sandbox) authorized(headers []string) bool {
 	if len(headers) != 1 {
 		return false
@@ -127,15 +127,15 @@ func (s *sandbox) authorized(headers []string) bool {
 	return subtle.ConstantTimeCompare(digest[:], s.key[:]) == 1 && strings.EqualFold(scheme, "Bearer")
 }
 
-// sandboxTask is what a client wants done. Its options change nothing here.
+// sandboxTask is what a client wants done. The sandbox ignores its options.
 type sandboxTask struct {
 	name    string
 	input   jsontext.Value
 	webhook *url.URL
 }
 
-// parseSandboxTask reads the body of a request. What it does not use it does not
-// look at.
+// parseSandboxTask parses the body of a request. It ignores members that it does
+// not know.
 func parseSandboxTask(body []byte) (*sandboxTask, *sandboxRefusal) {
 	var request struct {
 		Task       string         `json:"task"`
@@ -174,14 +174,15 @@ type sandboxEvent struct {
 	sig       string
 }
 
-// newEvent decides how a task ends. The error is that of [sampleEvent].
+// newEvent decides how a task ends and makes its event. It fails like
+// [sampleEvent].
 func (s *sandbox) newEvent(task *sandboxTask) (*sandboxEvent, error) {
 	eventType, says := "task.completed", "What the sandbox makes of "+task.name
 	if rand.Float64() < s.failRate {
 		eventType, says = "task.failed", "The sandbox lets this task fail"
 	}
 	taskID := newTaskID()
-	// With the input, so that one result can be told from another.
+	// The input is in the result so that results can be told apart.
 	body, err := sampleEvent(eventType, taskID, says, task.input)
 	if err != nil {
 		return nil, err

@@ -89,10 +89,10 @@ func TestSandboxFlags(t *testing.T) {
 		{[]string{"--secret", hidden, "--secret-env", "KEY"}, "give one --secret-env or --secret, not several"},
 		{[]string{"--register", "localhost:8080"}, "--register must be an absolute http or https URL"},
 		{[]string{"--listen", "8090"}, "--listen takes a host and a port"},
-		{[]string{"--listen", ":0"}, "the demo key is not for :0, which others can reach: set --key-env"},
+		{[]string{"--listen", ":0"}, "the demo key is not for :0, which other machines can reach; set --key-env"},
 		{[]string{"--listen", "0.0.0.0:0"}, "the demo key is not for"},
 		{[]string{"--listen", ":0", "--key", sandboxKey}, "the demo key is not for"},
-		{[]string{hidden}, "everything is given with flags"},
+		{[]string{hidden}, "takes flags only"},
 	} {
 		cmd := newSandboxCommand()
 		var out bytes.Buffer

@@ -19,14 +19,14 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Exit statuses of `caddy instantapi send`, for scripts. 1 is what Caddy's
-// commands give for any other error.
+// Exit statuses of `caddy instantapi send`, for scripts. Any other error is 1, as
+// for all of Caddy's commands.
 const (
 	exitRefused  = 2 // an answer was not the expected one
 	exitNoAnswer = 3 // there was none
 )
 
-// Bounds of `caddy instantapi send`, so that a slip of the finger is an error.
+// Bounds of `caddy instantapi send`, so that a digit too many is an error.
 const (
 	maxRequests    = 10_000_000
 	maxConcurrency = 1000
@@ -57,48 +57,54 @@ func newSendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send (--secret <secret> | --secret-env <name>) [--url <url>] [--file <path>] [--repeat <n>] [--forge] [--count <n>]",
 		Short: "Signs events and posts them to a webhook endpoint",
-		Long: `Signs an event as the sender does, posts it, and prints the answer.
+		Long: `Signs an event as InstantAPI does, posts it, and prints the answer.
 
-The event is made up, unless --file says where there is one; its bytes are sent as
-they are. With --count, many events are sent, each with a task_id of its own, and
-a summary says what became of them.
+The event is a sample, unless --file names a file with one, whose bytes are sent
+unchanged. With --count, the command sends many events, each with a task_id of its
+own, and prints a summary.
 
 What is printed for an answer:
-  forwarded   2xx: the backend has taken the event
-  duplicate   2xx: it had been delivered before, the backend was not called
-  refused     anything else; Caddy's log has the reason
-  no answer   the URL could not be reached, or not within --timeout
+  forwarded   2xx: the backend has accepted the event
+  duplicate   2xx: the event was delivered before, so the backend was not called
+  refused     any other answer; Caddy's log has the reason
+  no answer   nobody answered, or not within --timeout
 
-With --json, each answer is a line on standard output with a JSON object in it;
-with --count, the summary is one.
+With --json, the command prints a JSON object on a line of its own for each answer
+or, with --count, for the summary.
+
+For a site with a certificate of Caddy's internal CA, as https://localhost has one,
+give --cacert or --insecure.
 
 Exit status:
   0   all answers were as expected: 2xx or, with --forge, 401
-  1   nothing could be sent (wrong flags, an unreadable file), or it was interrupted
+  1   nothing could be sent (wrong flags, an unreadable file), or the command was
+      interrupted
   ` + fmt.Sprint(exitRefused) + `   an event was refused or, with --forge, not answered with 401
-  ` + fmt.Sprint(exitNoAnswer) + `   there was no answer to an event, and none was refused`,
+  ` + fmt.Sprint(exitNoAnswer) + `   an event had no answer, and none was refused`,
 		Example: `  caddy instantapi send --secret demo-secret --repeat 1
   caddy instantapi send --secret demo-secret --forge
   caddy instantapi send --secret-env INSTANTAPI_WEBHOOK_SECRET --file event.json \
     --url https://example.com/webhooks/instantapi
-  caddy instantapi send --secret demo-secret --count 1000 --concurrency 32`,
-		Args: noArguments,
+  caddy instantapi send --secret demo-secret --count 1000 --concurrency 32
+  caddy instantapi send --secret demo-secret --insecure --url https://localhost/webhooks/instantapi`,
+		Args:                  noArguments,
+		DisableFlagsInUseLine: true,
 	}
 	s.secrets.register(cmd, "secret", secretUsage)
 	s.trust.register(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
-	flags.StringVar(&s.header, "signature-header", signature.DefaultHeader, "`name` of the header for the signature, as in the guard's signature_header")
-	flags.StringVar(&s.file, "file", "", "`path` of a file with the event to send; - is standard input")
-	flags.StringVar(&s.eventType, "event-type", "task.completed", "the event's `type`; task.failed is the other one that is known")
+	flags.StringVar(&s.header, "signature-header", signature.DefaultHeader, "the `name` of the header with the signature, as in the guard's signature_header")
+	flags.StringVar(&s.file, "file", "", "the `path` of a file with the event to send, or - for standard input")
+	flags.StringVar(&s.eventType, "event-type", "task.completed", "the event's `type`; the other one that is known is task.failed")
 	flags.StringVar(&s.taskID, "task-id", "", "the event's task_id, any `text` (default a new one)")
 	flags.IntVar(&s.repeat, "repeat", 0, "send each event `n` more times")
-	flags.BoolVar(&s.forge, "forge", false, "sign with a random secret instead, to see the forgery refused")
-	flags.IntVar(&s.count, "count", 1, "send `n` events, each with a task_id of its own")
+	flags.BoolVar(&s.forge, "forge", false, "sign with a random secret, to see a forgery refused")
+	flags.IntVar(&s.count, "count", 1, "send `n` different events")
 	flags.IntVar(&s.concurrency, "concurrency", 8, "with --count, make `n` requests at the same time")
 	flags.Float64Var(&s.rate, "rate", 0, "with --count, make at most `n` requests a second (default no limit)")
 	flags.DurationVar(&s.timeout, "timeout", 30*time.Second, "how long to wait for each answer")
-	flags.BoolVar(&s.json, "json", false, "print JSON for scripts, see above")
+	flags.BoolVar(&s.json, "json", false, "print JSON, for scripts")
 	for _, pair := range [][2]string{
 		{"file", "event-type"}, {"file", "task-id"}, {"count", "file"}, {"count", "task-id"},
 	} {
@@ -108,7 +114,7 @@ Exit status:
 	return cmd
 }
 
-// check refuses what makes no sense.
+// check refuses flags that make no sense.
 func (s *sendCommand) check(flags *pflag.FlagSet) error {
 	switch {
 	case !httpguts.ValidHeaderFieldName(s.header):
@@ -155,7 +161,7 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	}
 	s.client = webhookClient(trust)
 	if s.forge {
-		// Not a digit off the right signature: it would travel, and be logged.
+		// A right signature with one digit changed would give away the other digits.
 		s.secret = rand.Text()
 	}
 	if cmd.Flags().Changed("count") {
@@ -172,8 +178,8 @@ func (s *sendCommand) run(cmd *cobra.Command) (int, error) {
 	return s.sendOne(ctx, cmd, body)
 }
 
-// interruptible returns a context that Ctrl-C ends. A second one ends the
-// process, as it does without.
+// interruptible returns a context that ends with Ctrl-C. A second Ctrl-C ends the
+// process, as usual.
 func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	context.AfterFunc(ctx, stop)
@@ -220,7 +226,7 @@ func (s *sendCommand) sendOne(ctx context.Context, cmd *cobra.Command, body []by
 	return s.verdict(t)
 }
 
-// verdict returns the exit status for what was answered.
+// verdict returns the exit status, and the error that goes with it.
 func (s *sendCommand) verdict(t *tally) (int, error) {
 	unexpected := t.count(outcomeRefused)
 	if s.forge {
@@ -231,9 +237,9 @@ func (s *sendCommand) verdict(t *tally) (int, error) {
 	case unexpected > 0 && s.forge:
 		return exitRefused, fmt.Errorf("%d of %d forged events were not answered with 401: is this the URL of a guarded endpoint?", unexpected, t.requests())
 	case unexpected > 0:
-		return exitRefused, fmt.Errorf("%d of %d requests were refused; the log of the Caddy that answered says why", unexpected, t.requests())
+		return exitRefused, fmt.Errorf("%d of %d requests were refused; the log of that Caddy says why", unexpected, t.requests())
 	case noAnswer > 0:
-		return exitNoAnswer, fmt.Errorf("%d of %d requests got no answer: does Caddy run, and is --url right?", noAnswer, t.requests())
+		return exitNoAnswer, fmt.Errorf("%d of %d requests got no answer: is Caddy running, and is --url right?", noAnswer, t.requests())
 	default:
 		return 0, nil
 	}

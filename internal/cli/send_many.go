@@ -14,8 +14,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// sendMany sends distinct events, and prints a summary in the end, also when
-// it is interrupted.
+// sendMany sends different events. At the end it prints a summary, also when it is
+// interrupted.
 func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, error) {
 	limit := rate.Inf
 	if s.rate > 0 {
@@ -36,7 +36,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 			for n := taken.Add(1); n <= int64(s.count); n = taken.Add(1) {
 				body, err := sampleEvent(s.eventType, taskID(n), sampleText, nil)
 				if err != nil {
-					panic(err) // can't happen: there is no input that could be too deep
+					panic(err) // impossible: only an input can be too deep, and there is none
 				}
 				for range s.repeat + 1 {
 					if limiter.Wait(ctx) != nil {
@@ -49,7 +49,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 						return
 					}
 					t.add(got)
-					_ = bar.Add(1) // it is there to look at
+					_ = bar.Add(1) // only a display
 				}
 			}
 		})
@@ -72,7 +72,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 	return s.verdict(t)
 }
 
-// newProgressBar returns a bar that is only there on a terminal.
+// newProgressBar returns a bar that shows itself on a terminal only.
 func newProgressBar(out io.Writer, total int) *progressbar.ProgressBar {
 	return progressbar.NewOptions(total,
 		progressbar.OptionSetWriter(out),

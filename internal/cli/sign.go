@@ -15,17 +15,18 @@ func newSignCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sign (--secret <secret> | --secret-env <name>) [--file <path>]",
 		Short: "Prints the signature of a body",
-		Long: `Prints what the sender puts into the signature header for a body: the
+		Long: `Prints what InstantAPI puts into the signature header for a body: the
 HMAC-SHA256 of exactly its bytes, in hex. A newline at the end of the file is one
-of them.
+of these bytes.
 
-Exit status: 0, or 1 where there is no signature to print.`,
+Exit status: 0, or 1 if the body can't be signed.`,
 		Example: `  caddy instantapi sign --secret-env INSTANTAPI_WEBHOOK_SECRET --file event.json
   printf %s '{"task_id":"1"}' | caddy instantapi sign --secret demo-secret`,
-		Args: noArguments,
+		Args:                  noArguments,
+		DisableFlagsInUseLine: true,
 	}
 	secrets.register(cmd, "secret", secretUsage)
-	cmd.Flags().StringVar(&file, "file", "-", "`path` of the file with the body; - is standard input")
+	cmd.Flags().StringVar(&file, "file", "-", "the `path` of a file with the body, or - for standard input")
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
 		secret, err := secrets.one("")
 		if err != nil {

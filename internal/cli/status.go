@@ -38,9 +38,11 @@ type errorReport struct {
 func newStatusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Shows what the store of delivered events holds, and whether it works",
-		Long:  "Shows what the store of delivered events holds, and whether it works.\n" + adminHelp,
-		Args:  cobra.NoArgs,
+		Short: "Shows how many delivered events the store holds, and whether it works",
+		Long:  "Shows how many delivered events the store holds, and whether it works.\n" + adminHelp,
+		Example: `  caddy instantapi status
+  caddy instantapi status --config /etc/caddy/Caddyfile --json`,
+		Args: cobra.NoArgs,
 	}
 	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {
 		var report statusReport

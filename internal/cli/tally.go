@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// tally counts what came of requests. It is safe for concurrent use until it is
-// read.
+// tally counts the outcomes of requests. Concurrent use is safe until it is read.
 type tally struct {
 	mu         sync.Mutex
 	outcomes   map[string]int
 	statuses   map[int]int
-	latencies  []float64 // in seconds, of those that were answered
+	latencies  []float64 // in seconds, of the requests with an answer
 	firstError string
-	last       int64        // of the events that were begun to be sent
-	cutOff     atomic.Int64 // by Ctrl-C, so that nobody knows what came of them
+	last       int64        // number of the events that were begun
+	cutOff     atomic.Int64 // requests ended by Ctrl-C, with an unknown outcome
 }
 
 func newTally() *tally {
@@ -54,12 +53,12 @@ func (t *tally) requests() int {
 	return sum
 }
 
-// summary is what `caddy instantapi send --count` prints in the end.
+// summary is what `caddy instantapi send --count` prints at the end.
 type summary struct {
 	URL        string      `json:"url"`
 	FirstTask  string      `json:"first_task_id"`
 	LastTask   string      `json:"last_task_id"`
-	Requests   int         `json:"requests"` // that came to an end
+	Requests   int         `json:"requests"` // without those cut off
 	Forwarded  int         `json:"forwarded"`
 	Duplicates int         `json:"duplicates"`
 	Refused    int         `json:"refused"`
@@ -72,8 +71,8 @@ type summary struct {
 	Latency    latency     `json:"latency_seconds"`
 }
 
-// latency is until the answer had been read, in seconds, of the requests that
-// were answered.
+// latency is the time in seconds until an answer was read, of the requests that
+// had one.
 type latency struct {
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
@@ -103,8 +102,8 @@ func (t *tally) summary(took time.Duration) summary {
 	}
 }
 
-// percentile returns the smallest value that p percent of the sorted values do
-// not exceed, 0 if there are none.
+// percentile returns the smallest of the sorted values that at least p percent of
+// them do not exceed, 0 if there are none.
 func percentile(sorted []float64, p int) float64 {
 	if len(sorted) == 0 {
 		return 0

@@ -15,13 +15,13 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxCertificates is how many bytes of a file with certificates are read.
+// maxCertificates is how many bytes of a certificate file are read.
 const maxCertificates = 4 << 20
 
 const insecureFlag = "insecure"
 
-// trustFlags say which servers a command talks to over HTTPS, as curl's flags of
-// these names do.
+// trustFlags say which certificates a command trusts. They are named and work like
+// curl's.
 type trustFlags struct {
 	file     string
 	insecure bool
@@ -29,22 +29,22 @@ type trustFlags struct {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "cacert", "",
-		"trust the CA certificates in this `file` (PEM) instead of the system's; Caddy's internal CA keeps its own in "+internalCA())
-	cmd.Flags().BoolVarP(&f.insecure, insecureFlag, "k", false, "trust any certificate, as for a test site with a self-signed one")
+		"trust the CA certificates in this PEM `file`, not the system's; Caddy's internal CA has its own in "+internalCA())
+	cmd.Flags().BoolVarP(&f.insecure, insecureFlag, "k", false, "trust any certificate")
 	cmd.MarkFlagsMutuallyExclusive("cacert", insecureFlag)
 }
 
-// internalCA is where a Caddy of the same user keeps the root certificate of its
-// internal CA.
+// internalCA returns the path of the internal CA's root certificate, of a Caddy that
+// the same user runs.
 func internalCA() string {
 	return filepath.Join(caddy.AppDataDir(), "pki", "authorities", "local", "root.crt")
 }
 
-// config returns the configuration of TLS that the flags ask for, nil for the
-// usual one.
+// config returns the TLS configuration that the flags ask for, nil for the usual
+// one.
 func (f *trustFlags) config(cmd *cobra.Command) (*tls.Config, error) {
 	if f.insecure {
-		return &tls.Config{InsecureSkipVerify: true}, nil // asked for by name
+		return &tls.Config{InsecureSkipVerify: true}, nil // the user asks for it
 	}
 	if !cmd.Flags().Changed("cacert") {
 		return nil, nil
@@ -58,7 +58,7 @@ func (f *trustFlags) config(cmd *cobra.Command) (*tls.Config, error) {
 
 func readCertificates(path string) (*x509.CertPool, error) {
 	if path == "" {
-		return nil, errors.New("the name is empty; give the path of a file with CA certificates")
+		return nil, errors.New("the path is empty; name a file with CA certificates")
 	}
 	file, err := os.Open(path)
 	if err != nil {
@@ -74,12 +74,12 @@ func readCertificates(path string) (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(content) {
-		return nil, fmt.Errorf("%s has no certificate in PEM in it, which begins with -----BEGIN CERTIFICATE-----", path)
+		return nil, fmt.Errorf("%s contains no certificate in PEM, which begins with -----BEGIN CERTIFICATE-----", path)
 	}
 	return pool, nil
 }
 
-// explainTLS adds to an error of a TLS connection what can be done about it.
+// explainTLS adds to an error of TLS what the user can do about it.
 func explainTLS(err error) error {
 	if remedy := remedyTLS(err); remedy != "" {
 		return fmt.Errorf("%w: %s", err, remedy)
@@ -89,13 +89,13 @@ func explainTLS(err error) error {
 
 func remedyTLS(err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "use a host name of the certificate, or --insecure"
+		return "use a host name that the certificate has, or --insecure"
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "name its CA with --cacert, or use --insecure"
 	}
 	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
-		return "Caddy answers so where it has no certificate, or none yet, for the URL's host name"
+		return "Caddy says this if it has no certificate, or none yet, for the URL's host name"
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return "should the URL begin with http://?"

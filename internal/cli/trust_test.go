@@ -46,7 +46,7 @@ func TestSendTrustsTheInternalCA(t *testing.T) {
 	send("--cacert", other).Want(t, 3, "--- no answer", "--cacert")
 	byIP := strings.Replace(url, "localhost", "127.0.0.1", 1)
 	runCommand(t, "", "send", "--url", byIP, "--secret", testSecret, "--cacert", ca).
-		Want(t, 3, "--- no answer", "Caddy answers so where it has no certificate, or none yet, for the URL's host name")
+		Want(t, 3, "--- no answer", "Caddy says this if it has no certificate, or none yet, for the URL's host name")
 	b.WantDeliveries(t, 5)
 }
 
@@ -63,10 +63,10 @@ func TestSendSaysWhatTLSLacks(t *testing.T) {
 	for _, command := range []string{"send", "sandbox"} {
 		for file, want := range map[string]string{
 			empty: empty + " is empty",
-			text:  text + " has no certificate in PEM in it",
+			text:  text + " contains no certificate in PEM",
 			none:  none,
 			dir:   "directory",
-			"":    "the name is empty",
+			"":    "the path is empty",
 		} {
 			got := runCommand(t, "", command, "--secret", testSecret, "--cacert", file)
 			wantError(t, got, "--cacert: ")

@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// exitInvalid is the exit status of `caddy instantapi verify` for a signature
-// that is not right. 1 is what Caddy's commands give for any other error.
+// exitInvalid is the exit status of `caddy instantapi verify` for a wrong
+// signature. Any other error is 1, as for all of Caddy's commands.
 const exitInvalid = 2
 
 func newVerifyCommand() *cobra.Command {
@@ -18,7 +18,7 @@ func newVerifyCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "verify --signature <hex> (--secret <secret> | --secret-env <name>)... [--file <path>]",
-		Short: "Checks the signature of a body, and says why it fails",
+		Short: "Checks the signature of a body, and explains why it is wrong",
 		Long: `Checks a signature as the guard does. If it is wrong, the command looks for the
 reason: it tries what often happens to a body on its way and to a secret, and says
 with which of these the signature would be right, and what to do about it.
@@ -35,17 +35,18 @@ with which of these the signature would be right, and what to do about it.
 Two of these together are found for bodies of up to 32 KiB. The command never
 prints the right signature; "caddy instantapi sign" does.
 
-Exit status: 0 if the signature is right with any of the secrets, ` + fmt.Sprint(exitInvalid) + ` if it is not,
-1 where it could not be checked.`,
+Exit status: 0 if the signature is right for any of the secrets, ` + fmt.Sprint(exitInvalid) + ` if it is not,
+1 if it could not be checked.`,
 		Example: `  caddy instantapi verify --secret-env INSTANTAPI_WEBHOOK_SECRET --file event.json \
     --signature 05b3...
   caddy instantapi verify --secret-env OLD_SECRET --secret-env NEW_SECRET \
     --signature 05b3... < event.json`,
-		Args: noArguments,
+		Args:                  noArguments,
+		DisableFlagsInUseLine: true,
 	}
 	secrets.register(cmd, "secret", secretUsage)
-	cmd.Flags().StringVar(&file, "file", "-", "`path` of the file with the body, as it was received; - is standard input")
-	cmd.Flags().StringVar(&sig, "signature", "", "the signature header's value, in `hex`")
+	cmd.Flags().StringVar(&file, "file", "-", "the `path` of a file with the body as it was received, or - for standard input")
+	cmd.Flags().StringVar(&sig, "signature", "", "the value of the signature header, 64 `hex` digits")
 	_ = cmd.MarkFlagRequired("signature") // fails only for a flag that is not there
 	cmd.RunE = withStatus(func(cmd *cobra.Command) (int, error) {
 		candidates, err := secrets.all()

@@ -12,25 +12,25 @@ import (
 	"time"
 )
 
-// What `caddy instantapi send` and the sandbox have in common: both do what the
-// sender does.
+// This file has what `caddy instantapi send` and the sandbox share, because both
+// do what InstantAPI does.
 
-// maxAnswer is how many bytes of an answer are read, and how many its header may
-// have.
+// maxAnswer is how many bytes of an answer's body are read, and how many its header
+// may have.
 const maxAnswer = 64 << 10
 
 // parseWebhookURL parses a URL that events can be sent to.
 func parseWebhookURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" {
-		return nil, errors.New("must be an absolute http or https URL") // url's own error would repeat it
+		return nil, errors.New("must be an absolute http or https URL") // the error of url.Parse repeats the text, and a password in it
 	}
 	return u, nil
 }
 
-// webhookClient returns a client that follows no redirect: an answer that says
-// "elsewhere" is no delivery, and who names the URL need not be who answers there.
-// trust is nil for the system's certificates.
+// webhookClient returns a client that follows no redirects: a redirect is not a
+// delivery, and it may lead where the owner of the URL does not want. With a nil
+// trust, the client trusts the system's certificates.
 func webhookClient(trust *tls.Config) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = maxConcurrency, maxConcurrency
@@ -43,7 +43,7 @@ func webhookClient(trust *tls.Config) *http.Client {
 	}
 }
 
-// webhookRequest returns a request as the sender makes it, but for the signature.
+// webhookRequest returns a request like InstantAPI's, without the signature.
 func webhookRequest(ctx context.Context, method string, target *url.URL, body []byte) (*http.Request, error) {
 	r, err := http.NewRequestWithContext(ctx, method, target.String(), bytes.NewReader(body))
 	if err == nil && body != nil {
@@ -52,9 +52,9 @@ func webhookRequest(ctx context.Context, method string, target *url.URL, body []
 	return r, err
 }
 
-// exchange makes a request and reads the answer. An error says why there is none,
-// or not a whole one, without the URL: there may be a password in it. The status
-// is 0 only if none came.
+// exchange sends a request and reads the answer. The error says why there is no
+// answer, or only part of one. It leaves out the URL, which may hold a password.
+// The status is 0 if none arrived.
 func exchange(client *http.Client, r *http.Request, timeout time.Duration) (status int, answer string, err error) {
 	ctx, cancel := context.WithTimeout(withBeginnings(r.Context()), timeout)
 	defer cancel()

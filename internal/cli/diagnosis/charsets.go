@@ -15,11 +15,11 @@ import (
 
 const (
 	asBytes    = "Read the body as bytes, and where text must be made of it, decode UTF-8."
-	signsUTF8  = "Let the signer take the UTF-8 bytes that it sends, not a text that is encoded once more."
+	signsUTF8  = "Sign the UTF-8 bytes that are sent, not a text that is encoded again."
 	fileInUTF8 = "Save the file as UTF-8 without a byte order mark, or verify the bytes as they arrived."
 )
 
-// marks are what files begin with that editors and PowerShell have written.
+// marks are the byte order marks that editors and PowerShell write.
 var marks = []suspect{
 	{
 		"in UTF-8 without a byte order mark",
@@ -30,7 +30,7 @@ var marks = []suspect{
 		// PowerShell's ">" adds both.
 		"in UTF-8 without a byte order mark, without white space at the end",
 		func(b []byte) []byte { return withoutEnd(inUTF8(b)) },
-		"PowerShell's > has written UTF-16 with a byte order mark, and a line end.",
+		"PowerShell's > has written UTF-16 with a byte order mark and a line break.",
 		fileInUTF8,
 	}, {
 		"with a byte order mark in front",
@@ -52,7 +52,7 @@ func inUTF8(b []byte) []byte {
 	return decoded
 }
 
-// singleByte are the character sets with which UTF-8 is often confused.
+// singleByte are the character sets that UTF-8 is often mistaken for.
 var singleByte = []struct {
 	name string
 	*charmap.Charmap
@@ -65,8 +65,8 @@ var singleByte = []struct {
 	{"Mac OS Roman", charmap.Macintosh},
 }
 
-// charsets are what becomes of characters that are read or written as something
-// else than UTF-8. A body of ASCII rules all of them out.
+// charsets are mistakes about the character set. A body of ASCII rules most of
+// them out.
 var charsets = slices.Concat(mistaken(), lossy, wide)
 
 // mistaken returns the suspects of each single-byte character set.
@@ -89,7 +89,7 @@ func mistaken() []suspect {
 		}, suspect{
 			"with their UTF-8 read as " + set.name + " and encoded again",
 			func(b []byte) []byte { return throughEscapes(b, mangled(set.Charmap)) },
-			"The signer took the bytes of the UTF-8 for characters of " + set.name + ".",
+			"The signer has read the UTF-8 bytes as " + set.name + ".",
 			signsUTF8,
 		}, suspect{
 			"in UTF-8, converted from " + set.name,
@@ -100,14 +100,14 @@ func mistaken() []suspect {
 				return decoded(set.Charmap, b)
 			},
 			"The body is not UTF-8: something has converted it to " + set.name + " after it was signed.",
-			"Take out that conversion, or verify the bytes before it.",
+			"Remove that conversion, or verify the bytes before it.",
 		}, suspect{
 			"in " + set.name,
 			func(b []byte) []byte {
 				if out := narrow(set.Charmap, b, ""); !utf8.Valid(out) {
 					return out
 				}
-				return nil // it is the first suspect's
+				return nil // as the first suspect of this set has it
 			},
 			"The signer has encoded the text as " + set.name + ", but the body is UTF-8.",
 			signsUTF8,
@@ -185,8 +185,8 @@ func isASCII(b []byte) bool {
 	return bytes.IndexFunc(b, func(r rune) bool { return r >= utf8.RuneSelf }) < 0
 }
 
-// lossy are conversions that lose characters, so that only the signer can have
-// made them: from what they leave, nobody gets the body back that was signed.
+// lossy are conversions of the signer's that lose characters. Those that the body
+// has lost on its way can't be found, because the signed body can't be restored.
 var lossy = []suspect{
 	replacing("in ASCII, with a ? for each other character", beyondASCII, perCharacter("?")),
 	replacing("in ASCII, with ?? for each emoji and a ? for each other character", beyondASCII, perUnit("?")),
@@ -201,8 +201,8 @@ var lossy = []suspect{
 	{
 		"with U+FFFD for each byte that is not UTF-8",
 		func(b []byte) []byte { return []byte(string([]rune(string(b)))) },
-		"The body is not UTF-8 throughout: the signer has decoded it, and lost those bytes.",
-		"Let the signer and the sender use the same bytes, in UTF-8.",
+		"Part of the body is not UTF-8: the signer has decoded the body and lost those bytes.",
+		"Sign the bytes that are sent, and send UTF-8.",
 	}, {
 		"with U+FFFD for each sequence that is not UTF-8",
 		func(b []byte) []byte {
@@ -212,8 +212,8 @@ var lossy = []suspect{
 			}
 			return out
 		},
-		"The body is not UTF-8 throughout: the signer has decoded it, and lost those bytes.",
-		"Let the signer and the sender use the same bytes, in UTF-8.",
+		"Part of the body is not UTF-8: the signer has decoded the body and lost those bytes.",
+		"Sign the bytes that are sent, and send UTF-8.",
 	},
 }
 
@@ -236,7 +236,7 @@ func replacing(name string, which func(rune) bool, with func(rune) string) suspe
 			}
 			return []byte(out.String())
 		},
-		"The signer's text has lost characters that the body has.",
+		"The signer's copy of the text has lost characters that the body still has.",
 		signsUTF8,
 	}
 }

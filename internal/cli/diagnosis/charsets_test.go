@@ -15,7 +15,7 @@ func TestMangledTextIsFound(t *testing.T) {
 		{name: "read as Latin-1, escaped", signed: `{"text":"Zo\u00eb"}`, body: `{"text":"Zo\u00c3\u00ab"}`, want: []string{"before their UTF-8 was read as Latin-1 and encoded again, made"}},
 		{name: "read as Latin-1 and escaped", signed: `{"text":"Zoë"}`, body: `{"text":"Zo\u00c3\u00ab"}`, want: []string{"read as Latin-1", "made"}},
 		{name: "read as Latin-1, with a newline", signed: good, body: `{"text":"ZoÃ«, naÃ¯ve"}` + "\n", want: []string{"read as Latin-1", "without white space at the end"}},
-		{name: "signed mangled", signed: `{"text":"ZoÃ«, naÃ¯ve"}`, body: good, want: []string{"with their UTF-8 read as Latin-1 and encoded again, made", "Let the signer"}},
+		{name: "signed mangled", signed: `{"text":"ZoÃ«, naÃ¯ve"}`, body: good, want: []string{"with their UTF-8 read as Latin-1 and encoded again, made", "Sign the UTF-8 bytes that are sent"}},
 		{name: "signed mangled, Windows", signed: `{"text":"ok ðŸ˜€"}`, body: emoji, want: []string{"with their UTF-8 read as Windows-1252 and encoded again, made"}},
 		{name: "converted to Latin-1", signed: good, body: latin1, want: []string{"in UTF-8, converted from Latin-1, made", "is not UTF-8"}},
 		{name: "converted to Windows-1252", signed: `{"text":"10 €"}`, body: "{\"text\":\"10 \x80\"}", want: []string{"in UTF-8, converted from Windows-1252, made"}},

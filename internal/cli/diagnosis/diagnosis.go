@@ -1,6 +1,6 @@
-// Package diagnosis checks a signature and, where it is wrong, looks for the
-// reason: it tries what often happens to a body on its way, and to a secret, and
-// says with which of these the signature would be right.
+// Package diagnosis checks a signature and explains a wrong one: it tries changes
+// that bodies often suffer on their way, and secrets when they are copied, and says
+// with which of them the signature would be right.
 package diagnosis
 
 import (
@@ -12,23 +12,23 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// Secret is one that a signature may have been made with.
+// Secret is a webhook secret that may have made a signature.
 type Secret struct {
-	Name  string // how to speak of it without saying it, like "the secret"
+	Name  string // for people, like "the secret"; not secret itself
 	Value string // not empty
 }
 
-// Verdict is what is found out about a signature.
+// Verdict is the result of a check.
 type Verdict struct {
 	Valid bool
 	Text  string // for people; one or more lines without a newline at the end
 }
 
-// Of checks the value of a signature header as the guard does and, where that
-// fails, says why. There must be a secret.
+// Of checks the value of a signature header as the guard does, and explains why it
+// is wrong. There must be at least one secret.
 //
-// What it says does not help to make another signature: no digest and no secret
-// is in it, nor a part of the body.
+// The verdict helps nobody to make another signature: it contains no digest, no
+// secret and no part of the body.
 func Of(body []byte, header string, secrets []Secret) Verdict {
 	sig, fault := readHeader(header)
 	if fault == "" {
@@ -64,7 +64,7 @@ func signedBy(body []byte, sig signature.Signature, secrets []Secret) (name stri
 	return secrets[i].Name, true
 }
 
-// explain says what a signature would be right for, and what to do about it.
+// explain says for what a signature would be right, and what to do.
 func explain(body []byte, sig signature.Signature, secrets []Secret) string {
 	s := &search{sig: sig, tried: make(map[uint64]bool), seed: maphash.MakeSeed()}
 	for _, secret := range secrets {
@@ -84,8 +84,7 @@ func explain(body []byte, sig signature.Signature, secrets []Secret) string {
 	return strings.Join(append(lines, hints(body)...), "\n")
 }
 
-// text says what is found in one line, why in the next and what to do in the
-// last.
+// text says in three lines what is found, why it is so, and what to do.
 func (f finding) text() string {
 	subject := "these bytes"
 	if len(f.names) > 0 {

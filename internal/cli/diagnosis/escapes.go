@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// escapes is what a library escapes in the strings of its JSON beyond what JSON
-// demands: the quote, the backslash and the control characters.
+// escapes says what a library escapes in JSON strings, beyond what JSON demands:
+// the quote, the backslash and the control characters.
 type escapes struct {
 	ascii      string // characters of ASCII that become \u00xx
 	beyond     bool   // so do those beyond ASCII
@@ -19,11 +19,11 @@ type escapes struct {
 	slash      bool   // a slash becomes \/
 	upper      bool   // the hex digits of those in ascii are A to F
 	upperWider bool   // so are those of all others
-	lossy      bool   // half a surrogate pair is lost, and U+FFFD written for it
+	lossy      bool   // half a surrogate pair becomes U+FFFD
 }
 
-// apply writes the strings of a JSON text with these escapes. All else stays as
-// it is.
+// apply rewrites the strings of a JSON text with these escapes. The rest of the
+// text stays as it is.
 func (e escapes) apply(json []byte) []byte { return mapTokens(json, e.appendString, nil) }
 
 func (e escapes) appendString(dst, literal []byte) []byte {
@@ -126,7 +126,7 @@ func hexUnit(s []byte) rune {
 	return rune(unit)
 }
 
-// mapTokens writes valid JSON with its strings and numbers changed; nil leaves
+// mapTokens rewrites the strings and numbers of valid JSON. A nil function leaves
 // them as they are.
 func mapTokens(json []byte, text, number func(dst, literal []byte) []byte) []byte {
 	keep := func(dst, literal []byte) []byte { return append(dst, literal...) }

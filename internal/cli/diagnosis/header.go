@@ -10,9 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// readHeader reads a signature as the guard does or, if that can't be done, as it
-// may have been meant, and says what is wrong with it. It is nil where nothing
-// can be made of it.
+// readHeader parses a signature as the guard does. If that fails, it returns what
+// is wrong and the signature that may be meant, nil if there is none.
 func readHeader(s string) (sig *signature.Signature, fault string) {
 	if sig, err := signature.Parse([]string{s}); err == nil {
 		return &sig, ""
@@ -29,7 +28,7 @@ func readHeader(s string) (sig *signature.Signature, fault string) {
 	return nil, whyNotHex(strings.TrimPrefix(bare, "sha256="))
 }
 
-// meanings are what a malformed signature can have been meant to be.
+// meanings are ways to read a malformed signature.
 var meanings = []struct {
 	fault string
 	read  func(bare string) *signature.Signature
@@ -39,11 +38,11 @@ var meanings = []struct {
 		_, value, _ := strings.Cut(s, ":")
 		return parse(strings.TrimSpace(value))
 	}},
-	{"only sha256= may stand in front of the digits", func(s string) *signature.Signature {
+	{"only sha256= may be in front of the digits", func(s string) *signature.Signature {
 		_, digits, _ := strings.Cut(s, "=")
 		return parse(strings.TrimSpace(digits))
 	}},
-	{"0x must not stand in front of the digits", func(s string) *signature.Signature {
+	{"0x must not be in front of the digits", func(s string) *signature.Signature {
 		return parse(strings.TrimLeft(s, `\0xX`))
 	}},
 	{"there are dashes, colons or spaces between the digits, as .NET's BitConverter writes them", func(s string) *signature.Signature {
@@ -70,7 +69,7 @@ var meanings = []struct {
 		}
 		return parse(string(digits))
 	}},
-	{"more than the digits stands in it, give one signature and nothing else", func(s string) *signature.Signature {
+	{"it contains more than the digits, give one signature and nothing else", func(s string) *signature.Signature {
 		return parse(strings.TrimSpace(loneDigits.FindString(s)))
 	}},
 }
@@ -94,7 +93,7 @@ func fromBase64(s string) *signature.Signature {
 	return (*signature.Signature)(digest)
 }
 
-// otherDigests are what other algorithms make, by the number of hex digits.
+// otherDigests are other algorithms by the number of their hex digits.
 var otherDigests = map[int]string{32: "MD5", 40: "SHA-1", 56: "SHA-224", 96: "SHA-384", 128: "SHA-512"}
 
 func whyNotHex(digits string) string {

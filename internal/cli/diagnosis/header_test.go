@@ -36,11 +36,10 @@ func TestMalformedSignaturesAreRead(t *testing.T) {
 		{"newline", good + "\n", "spaces, newlines or quotes around it", true},
 		{"quotes", `"` + good + `"`, "spaces, newlines or quotes around it", true},
 		{"header line", "X-InstantAPI-Signature: " + good + "\r", "whole header line", true},
-		{"another prefix", "SHA256=" + good, "only sha256= may stand in front", true},
-		{"version", "v1=" + good, "only sha256= may stand in front", true},
-		{"space behind the prefix", "sha256= " + good, "sha256=", true},
-		{"0x", "0x" + good, "0x must not stand in front", true},
-		{"bytea", `\x` + good, "0x must not stand in front", true},
+		{"another prefix", "SHA256=" + good, "only sha256= may be in front", true},
+		{"version", "v1=" + good, "only sha256= may be in front", true},
+		{"0x", "0x" + good, "0x must not be in front", true},
+		{"bytea", `\x` + good, "0x must not be in front", true},
 		{"BitConverter", strings.ReplaceAll(dashes, " ", "-"), "dashes, colons or spaces between the digits", true},
 		{"colons", strings.ReplaceAll(dashes, " ", ":"), "dashes, colons or spaces between the digits", true},
 		{"base64", std, "it is in base64, write it in hex", true},
@@ -52,8 +51,8 @@ func TestMalformedSignaturesAreRead(t *testing.T) {
 		{"Standard Webhooks", "v1," + std, "base64 behind something else", true},
 		{"base64 of the hex", base64.StdEncoding.EncodeToString([]byte(good)), "the base64 of the hex digits", true},
 		{"hex of the hex", hex.EncodeToString([]byte(good)), "the hex of the hex digits", true},
-		{"with a time", "t=1795559508,v1=" + good, "more than the digits stands in it", true},
-		{"two", good + ", " + good, "more than the digits stands in it", true},
+		{"with a time", "t=1795559508,v1=" + good, "it contains more than the digits", true},
+		{"two", good + ", " + good, "it contains more than the digits", true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := Of([]byte(sent), test.sig, []Secret{{"the secret", testSecret}})

@@ -14,15 +14,15 @@ const (
 	beforeParsing = "Something has parsed the JSON and written it anew. Verify the bytes as they arrived, before anything parses them."
 )
 
-// writer is how a library writes JSON.
+// writer says how a library writes JSON.
 type writer struct {
-	layout  []jsontext.Options // white space and order; nil for none
-	kept    bool               // they stay as they are
-	escapes *escapes           // nil: those that are there
+	layout  []jsontext.Options // white space and order; nil for no white space
+	kept    bool               // white space and order stay as they are
+	escapes *escapes           // nil: escapes stay as they are
 	number  func(dst, literal []byte) []byte
 }
 
-// write returns the body as the library would write it, nil if it is no JSON.
+// write returns the body as the library would write it, nil if it is not JSON.
 func (w writer) write(body []byte) []byte {
 	body = inUTF8(body)
 	if !isJSON(body) {
@@ -30,7 +30,7 @@ func (w writer) write(body []byte) []byte {
 	}
 	if !w.kept {
 		if len(w.layout) > 0 && deep(body) {
-			return nil // with its indentation it would be thousands of times as large
+			return nil // indentation would make it thousands of times larger
 		}
 		options := append(slices.Clone(anyJSON), jsontext.PreserveRawStrings(true))
 		written, err := jsontext.AppendFormat(nil, body, append(options, w.layout...)...)
@@ -105,7 +105,7 @@ const (
 	whosePHP    = `PHP's json_encode writes / as \/ and é as \u00e9.`
 	whoseDotNet = `.NET's System.Text.Json writes ", &, ', +, < and > as \u0022, \u0026, \u0027, \u002B, \u003C and \u003E, and é as \u00E9.`
 	whoseSpaces = "Python's json.dumps puts a space behind each comma and colon."
-	needless    = `Something has escaped characters that need it not: Rails, Gson, Go and .NET do so with &, < and > (\u0026), Python and PHP with é (\u00e9), PHP with / (\/).`
+	needless    = `Something has escaped characters that need no escape: Rails, Gson, Go and .NET do that with &, < and > (\u0026), Python and PHP with é (\u00e9), PHP with / (\/).`
 	addedSpace  = "White space between the parts of the JSON was added after it was signed."
 	lostSpace   = "White space between the parts of the JSON was taken out after it was signed."
 	otherOrder  = "The keys were in another order when the JSON was signed."

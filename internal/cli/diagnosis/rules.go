@@ -7,19 +7,18 @@ import (
 	"crypto/sha3"
 	"crypto/sha512"
 	"encoding/hex"
-	"fmt"
 	"hash"
 	"slices"
 
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// rules are what signers do in HMAC-SHA256's place.
+// rules are what some signers do instead of HMAC-SHA256.
 var rules = []struct {
 	name string
 	sum  func(secret, body []byte) []byte
 }{
-	{"a SHA-256 of these bytes without any secret", func(_, b []byte) []byte { return hashed(b) }},
+	{"a SHA-256 of these bytes, without a secret", func(_, b []byte) []byte { return hashed(b) }},
 	{"a SHA-256 of the secret followed by these bytes, without HMAC", func(s, b []byte) []byte { return hashed(slices.Concat(s, b)) }},
 	{"a SHA-256 of these bytes followed by the secret, without HMAC", func(s, b []byte) []byte { return hashed(slices.Concat(b, s)) }},
 	{"an HMAC-SHA256 whose key is the body and whose message is the secret", func(s, b []byte) []byte { return sum(sha256.New, b, s) }},
@@ -47,9 +46,15 @@ func sum(algorithm func() hash.Hash, key, message []byte) []byte {
 func byAnotherRule(body []byte, sig signature.Signature, secrets []Secret) (text string, ok bool) {
 	for _, rule := range rules {
 		for _, secret := range secrets {
-			if bytes.Equal(rule.sum([]byte(secret.Value), body), sig[:]) {
-				return fmt.Sprintf("It is %s, with %s.\nLet the signer make an HMAC-SHA256 of the body, keyed with the secret; every language has it in a library.", rule.name, secret.Name), true
+			if !bytes.Equal(rule.sum([]byte(secret.Value), body), sig[:]) {
+				continue
 			}
+			which := ""
+			if len(secrets) > 1 {
+				which = " (tried with " + secret.Name + ")"
+			}
+			return "It is " + rule.name + which + ".\n" +
+				"Make an HMAC-SHA256 of the body with the secret as its key; every language has a library for it.", true
 		}
 	}
 	return "", false

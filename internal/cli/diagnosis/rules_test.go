@@ -23,14 +23,14 @@ func TestOtherRulesAreFound(t *testing.T) {
 		return hex.EncodeToString(digest[:])
 	}
 	for want, sig := range map[string]string{
-		"a SHA-256 of these bytes without any secret":        plain(sent),
+		"a SHA-256 of these bytes, without a secret":         plain(sent),
 		"a SHA-256 of the secret followed by these bytes":    plain(testSecret + sent),
 		"a SHA-256 of these bytes followed by the secret":    plain(sent + testSecret),
 		"whose key is the body and whose message is the":     signature.Sign(sent, []byte(testSecret)),
 		"an HMAC-SHA256 of the hex digits of the body's SHA": signature.Sign(testSecret, []byte(plain(sent))),
 	} {
 		got := Of([]byte(sent), sig, []Secret{{"the secret", testSecret}})
-		if got.Valid || !strings.Contains(got.Text, want) || !strings.Contains(got.Text, "Let the signer make an HMAC-SHA256") {
+		if got.Valid || !strings.Contains(got.Text, want) || !strings.Contains(got.Text, "Make an HMAC-SHA256 of the body") {
 			t.Errorf("want %q in: %s", want, got.Text)
 		}
 		wantNoSecrets(t, got.Text, sent, testSecret, sig)

@@ -17,22 +17,22 @@ import (
 const secretPrefix = "whsec_"
 
 const (
-	theirWhiteSpace = "The signer reads a secret that has white space around it: a file's last newline, or a slip when it was copied."
-	ourWhiteSpace   = "The secret that was given here has white space around it: a file's last newline, or a slip when it was copied."
-	theirQuotes     = "The signer takes the quotes around the secret for a part of it, as Docker does in an --env-file."
-	ourQuotes       = "The secret that was given here has quotes around it, as Docker leaves them in an --env-file."
-	trimTheirs      = "Trim it where the signer reads it; printf %s writes a file without a newline."
-	trimOurs        = "Trim it where this one comes from; printf %s writes a file without a newline."
-	unquoteTheirs   = "Take the quotes away where the signer's secret comes from."
-	unquoteOurs     = "Take the quotes away where this secret comes from."
-	signerDecodes   = "The signer takes the secret for an encoded key, and decodes it."
-	signerDoesNot   = "The signer uses the text of the secret, without decoding it."
-	sameKey         = "The guard uses the secret as it is written; let the signer do the same, or give both a secret of plain letters and digits."
-	wholeKey        = "The guard uses the secret as it is written: give it what the signer uses, or let the signer use the whole text."
+	theirWhiteSpace = "The signer's secret has white space around it, such as the newline at the end of a file."
+	ourWhiteSpace   = "The secret given here has white space around it, such as the newline at the end of a file."
+	theirQuotes     = "The signer treats the quotes around its secret as part of it, as Docker does with an --env-file."
+	ourQuotes       = "The secret given here has quotes around it, as Docker leaves them in an --env-file."
+	trimTheirs      = "Remove it where the signer's secret comes from; printf %s writes a file without a newline."
+	trimOurs        = "Remove it where this secret comes from; printf %s writes a file without a newline."
+	unquoteTheirs   = "Remove them where the signer's secret comes from."
+	unquoteOurs     = "Remove them where this secret comes from."
+	signerDecodes   = "The signer decodes the secret and uses the result."
+	signerDoesNot   = "The signer uses the encoded text, without decoding it."
+	sameKey         = "The guard uses the secret as it is written, so let the signer do the same."
+	wholeKey        = "The guard uses the secret as it is written, so give both sides the same text."
 )
 
-// secretSuspects are what becomes of a secret that is copied, quoted, read from a
-// file or decoded by one side only.
+// secretSuspects are changes of a secret: it was copied, quoted, read from a file,
+// or decoded by one side only.
 var secretSuspects = []suspect{
 	{"with a newline at its end", appending("\n"), theirWhiteSpace, trimTheirs},
 	{"with CR LF at its end", appending("\r\n"), theirWhiteSpace, trimTheirs},
@@ -46,12 +46,12 @@ var secretSuspects = []suspect{
 	{"in single quotes", surrounding("'"), theirQuotes, unquoteTheirs},
 	{"in back quotes", surrounding("`"), theirQuotes, unquoteTheirs},
 	{"without the quotes around it", changing(unquoted), ourQuotes, unquoteOurs},
-	{"without the name in front of it", withoutName, "What was given here is a whole line of an env file.", "Give what stands behind the = only."},
-	{`with its \n and the like read as one character`, unescaped, `The signer reads \n in a secret as a newline, as some env files are read.`, "Use a secret of plain letters and digits."},
-	{"with its percent signs decoded", percentDecoded, "One side has the secret from a URL, where it is percent-encoded.", "Decode it there, or use a secret of plain letters and digits."},
-	{"without whsec_ in front", withoutPrefix(secretPrefix), "The signer leaves the prefix whsec_ out.", wholeKey},
-	{"with whsec_ in front", prepending(secretPrefix), "The signer uses the secret with the prefix whsec_.", "Give the guard the whole secret, with whsec_."},
-	{"decoded from the base64 behind whsec_", decodedBehindPrefix, "The signer follows Standard Webhooks: its key is what the base64 behind whsec_ means.", sameKey},
+	{"without the name in front of it", withoutName, "The secret given here is a whole line of an env file.", "Give the part after the = only."},
+	{`with its \n and the like read as one character`, unescaped, `The signer reads \n in its secret as a newline, as some readers of env files do.`, "Use a secret of plain letters and digits."},
+	{"with its percent signs decoded", percentDecoded, "The secret given here is percent-encoded, as in a URL.", "Decode it, or use a secret of plain letters and digits."},
+	{"without whsec_ in front", withoutPrefix(secretPrefix), "The signer leaves out the prefix whsec_.", wholeKey},
+	{"with whsec_ in front", prepending(secretPrefix), "The signer uses the secret with the prefix whsec_.", "Give the whole secret, with whsec_."},
+	{"decoded from the base64 behind whsec_", decodedBehindPrefix, "The signer follows Standard Webhooks, where the key is the decoded base64 behind whsec_.", sameKey},
 	{"decoded from hex", decodedHex, signerDecodes, sameKey},
 	{"decoded from base64", func(b []byte) []byte { return decodedBase64(string(b)) }, signerDecodes, sameKey},
 	{"encoded in base64", func(b []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(b)) }, signerDoesNot, wholeKey},
@@ -59,21 +59,21 @@ var secretSuspects = []suspect{
 	{"encoded in URL-safe base64", func(b []byte) []byte { return []byte(base64.URLEncoding.EncodeToString(b)) }, signerDoesNot, wholeKey},
 	{"encoded in base64 with whsec_ in front", func(b []byte) []byte { return []byte(secretPrefix + base64.StdEncoding.EncodeToString(b)) }, signerDoesNot, wholeKey},
 	{"encoded in hex", func(b []byte) []byte { return []byte(hex.EncodeToString(b)) }, signerDoesNot, wholeKey},
-	{"in lower case", changing(strings.ToLower), "The two sides write the secret's letters differently.", "Copy the secret once more."},
-	{"in upper case", changing(strings.ToUpper), "The two sides write the secret's letters differently.", "Copy the secret once more."},
+	{"in lower case", changing(strings.ToLower), "The two sides write the secret's letters differently.", "Copy the secret again."},
+	{"in upper case", changing(strings.ToUpper), "The two sides write the secret's letters differently.", "Copy the secret again."},
 	{"with composed accents (Unicode NFC)", norm.NFC.Bytes, "The two sides write the secret's accents differently.", "Use a secret of plain letters and digits."},
 	{"with decomposed accents (Unicode NFD)", norm.NFD.Bytes, "The two sides write the secret's accents differently.", "Use a secret of plain letters and digits."},
 }
 
-// noSecrets are what signers use whose secret is not set.
+// noSecrets are what a signer uses if its secret is not set.
 var noSecrets = []struct{ name, value, why string }{
 	{"an empty secret", "", "The signer's secret is not set."},
-	{"the word undefined for a secret", "undefined", "The signer's secret is not set: JavaScript makes this word of that."},
+	{"the word undefined for a secret", "undefined", "The signer's secret is not set, which JavaScript turns into this word."},
 	{"the word null for a secret", "null", "The signer's secret is not set."},
-	{"the word None for a secret", "None", "The signer's secret is not set: Python makes this word of that."},
+	{"the word None for a secret", "None", "The signer's secret is not set, which Python turns into this word."},
 }
 
-const setSecret = "Set it where the signer runs, and look at the name of the variable that it is read from."
+const setSecret = "Set it where the signer runs, and check the name of the variable that it comes from."
 
 func appending(s string) func([]byte) []byte {
 	return func(b []byte) []byte { return append(bytes.Clone(b), s...) }
@@ -101,10 +101,10 @@ func changing(change func(string) string) func([]byte) []byte {
 	return func(b []byte) []byte { return []byte(change(string(b))) }
 }
 
-// isBlank also says so of what can't be seen, and is copied from web pages.
+// isBlank also reports invisible characters, which are copied from web pages.
 func isBlank(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || r == 0 }
 
-// unquoted removes the quotes, also of the kinds that word processors make.
+// unquoted removes quotes, including those of word processors.
 func unquoted(s string) string { return strings.Trim(s, "\"'`“”‘’„«»") }
 
 var assignment = regexp.MustCompile(`^(?:export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*[=:]\s*(.+)$`)

@@ -10,7 +10,7 @@ import (
 func TestChangedSecretsAreFound(t *testing.T) {
 	const s = testSecret
 	runAll(t, []diagnosisTest{
-		{name: "newline", secret: s + "\n", want: []string{"these bytes, made with the secret with a newline at its end", "The signer reads a secret that has white space around it", "printf"}},
+		{name: "newline", secret: s + "\n", want: []string{"these bytes, made with the secret with a newline at its end", "The signer's secret has white space around it", "printf"}},
 		{name: "CR LF", secret: s + "\r\n", want: []string{"with CR LF at its end"}},
 		{name: "space", secret: s + " ", want: []string{"with a space at its end"}},
 		{name: "byte order mark", secret: "\uFEFF" + s, want: []string{"with a byte order mark in front"}},
@@ -39,7 +39,7 @@ func TestEncodedSecretsAreFound(t *testing.T) {
 	url := base64.RawURLEncoding.EncodeToString([]byte(key))
 	inHex := hex.EncodeToString([]byte(key))
 	runAll(t, []diagnosisTest{
-		{name: "hex", secret: key, with: inHex, want: []string{"the secret decoded from hex", "decodes it"}},
+		{name: "hex", secret: key, with: inHex, want: []string{"the secret decoded from hex", "The signer decodes the secret"}},
 		{name: "hex in upper case", secret: key, with: strings.ToUpper(inHex), want: []string{"the secret decoded from hex"}},
 		{name: "base64", secret: key, with: std, want: []string{"the secret decoded from base64"}},
 		{name: "base64, unpadded and URL-safe", secret: key, with: url, want: []string{"the secret decoded from base64"}},

@@ -11,22 +11,23 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// suspect is something that often happens to a body, or to a secret.
+// suspect is a change that bodies, or secrets, often suffer.
 type suspect struct {
 	// name completes "It is right for these bytes ...", or "made with the
 	// secret ...".
 	name string
 
-	// change makes what may have been signed, or signed with, of what is there.
-	// It returns nil where this suspect can be ruled out.
+	// change returns the body that may have been signed, or the secret that may
+	// have signed it, for the one that is there. It returns nil if the suspect
+	// is ruled out.
 	change func([]byte) []byte
 
-	// why says in a sentence what happened, and remedy what to do about it.
+	// why says in a sentence what happened, and remedy what to do.
 	why, remedy string
 }
 
-// part is a part of a body that a suspect changes. Two suspects of one part
-// exclude each other.
+// part is an aspect of a body that a suspect changes. Suspects of the same part are
+// not combined.
 type part uint
 
 const (
@@ -40,15 +41,16 @@ const (
 	anyPart  part = 1<<iota - 1
 )
 
-// family is suspects that change the same.
+// family is a list of suspects that change the same part.
 type family struct {
 	suspects []suspect
 	part     part
-	json     bool // what is signed is spoken of as "the same JSON"
-	newline  bool // each is tried with a newline at its end, too: files have one
+	json     bool // the signed bytes are called "the same JSON"
+	newline  bool // try each with a newline at the end, too, as files have one
 }
 
-// families are the suspects of a body, the likely ones first.
+// families are the suspects of a body. Of two with the same result, the first is
+// named.
 var families = []family{
 	{suspects: endings, part: ending},
 	{suspects: marks, part: charset},
@@ -61,14 +63,14 @@ var families = []family{
 	{suspects: wrappings, part: wrapping},
 }
 
-// Bounds of the search, in bytes of the body. One change at a time is tried for
-// any body. Two cost a second for a body of these sizes.
+// Bounds of the search, in bytes of the body. One change is tried for any body. Two
+// take a second or so for a body of these sizes.
 const (
 	maxTwoChanges = 32 << 10
 	maxWithSecret = 512 << 10 // where one of the two is of the secret
 )
 
-// variant is what may have been signed, and how it came about.
+// variant is a body that may have been signed, and what changed it.
 type variant struct {
 	body   []byte
 	part   part
@@ -77,7 +79,7 @@ type variant struct {
 	causes []suspect
 }
 
-// with returns what a suspect makes of a variant, nil if it can be ruled out.
+// with returns the variants that a suspect makes of v, none if it is ruled out.
 func (v variant) with(f family, s suspect) []variant {
 	changed := s.change(v.body)
 	if changed == nil {
@@ -105,7 +107,7 @@ func (v variant) describe() string {
 	return subject + " " + strings.Join(v.names, ", ")
 }
 
-// key is a secret that may have been signed with, and how it came about.
+// key is a secret that may have made the signature, and what changed it.
 type key struct {
 	name   string
 	value  []byte
@@ -120,8 +122,8 @@ func newKey(name string, value []byte, causes ...suspect) key {
 // search looks for what a signature is right for.
 type search struct {
 	sig    signature.Signature
-	given  []key // the secrets as they are
-	others []key // and changed
+	given  []key // the secrets as given
+	others []key // and with a change
 	tried  map[uint64]bool
 	seed   maphash.Seed
 }
@@ -153,8 +155,8 @@ func (s *search) isNew(body []byte) bool {
 	return !before
 }
 
-// find looks for the least that explains a signature: a change of the secret, one
-// of the body, then two of them.
+// find looks for a change of the secret or of the body that explains the signature,
+// and then for two.
 func (s *search) find(body []byte) (finding, bool) {
 	whole := variant{body: body}
 	s.isNew(body)
@@ -194,8 +196,8 @@ func (s *search) find(body []byte) (finding, bool) {
 	return finding{}, false
 }
 
-// changes yields what the suspects make of a variant, in the parts that it has
-// not changed.
+// changes yields the variants that the suspects make of v, of parts that are not
+// changed yet.
 func (s *search) changes(v variant) func(yield func(variant) bool) {
 	return func(yield func(variant) bool) {
 		for _, f := range families {
@@ -213,7 +215,7 @@ func (s *search) changes(v variant) func(yield func(variant) bool) {
 	}
 }
 
-// changedKeys returns what the suspects make of secrets.
+// changedKeys returns the secrets that the suspects make of some.
 func changedKeys(keys []key) []key {
 	var changed []key
 	seen := make(map[string]bool)

@@ -9,37 +9,37 @@ import (
 
 const asTheyArrived = "Verify the bytes exactly as they arrived."
 
-// endings are what shells, editors and copies do to lines and to the end.
+// endings are changes of line breaks and of the end, by shells, editors and copies.
 var endings = []suspect{
 	{
 		"with a newline at the end",
 		func(b []byte) []byte { return append(withoutEnd(b), '\n') },
-		"A shell, an editor or a copy has taken the newline away that was sent and signed.",
+		"A shell, an editor or a copy has removed the newline that was signed.",
 		asTheyArrived,
 	}, {
 		"without white space at the end",
 		func(b []byte) []byte { return withoutEnd(b) },
-		"A shell, an editor or a copy has added the white space, which nobody signed.",
+		"A shell, an editor or a copy has added white space that was not signed.",
 		asTheyArrived,
 	}, {
 		"with CR LF at the end",
 		func(b []byte) []byte { return append(withoutEnd(b), "\r\n"...) },
-		"A shell, an editor or a copy has taken the end of the line away that was sent and signed.",
+		"A shell, an editor or a copy has removed the line break that was signed.",
 		asTheyArrived,
 	}, {
 		"with LF for CR LF",
 		inLF,
-		"An editor, Git or a transfer in text mode has changed the ends of the lines.",
+		"An editor, Git or a transfer in text mode has changed the line breaks.",
 		"Move the body as a binary file, and verify the bytes exactly as they arrived.",
 	}, {
 		"with CR LF for LF",
 		func(b []byte) []byte { return bytes.ReplaceAll(inLF(b), []byte("\n"), []byte("\r\n")) },
-		"An editor, Git or a transfer in text mode has changed the ends of the lines.",
+		"An editor, Git or a transfer in text mode has changed the line breaks.",
 		"Move the body as a binary file, and verify the bytes exactly as they arrived.",
 	}, {
 		"without white space at either end",
 		func(b []byte) []byte { return bytes.TrimSpace(b) },
-		"White space stands around the body, which nobody signed.",
+		"The body has white space around it that was not signed.",
 		asTheyArrived,
 	}, {
 		"without line breaks",
@@ -56,18 +56,18 @@ func withoutEnd(b []byte) []byte { return slices.Clip(bytes.TrimRight(b, " \t\r\
 
 func inLF(b []byte) []byte { return bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")) }
 
-// forms are the two ways in which Unicode writes an accent: as one character with
-// its letter, or as a character of its own.
+// forms are the two ways in which Unicode writes a letter with an accent: as one
+// character, or as two.
 var forms = []suspect{
 	{
 		"with composed accents (Unicode NFC)",
 		func(b []byte) []byte { return throughEscapes(b, norm.NFC.Bytes) },
-		"Something has taken é apart into e and an accent, as file names of macOS are written.",
-		"Take out the step that normalizes the text, or sign and send what it makes.",
+		"Something has split é into e and an accent, as macOS does in file names.",
+		"Remove the step that normalizes the text, or sign what it produces.",
 	}, {
 		"with decomposed accents (Unicode NFD)",
 		func(b []byte) []byte { return throughEscapes(b, norm.NFD.Bytes) },
-		"Something has put e and its accent together into é, as Unicode's normal form NFC does.",
-		"Take out the step that normalizes the text, or sign and send what it makes.",
+		"Something has joined e and its accent to é, as Unicode's form NFC has it.",
+		"Remove the step that normalizes the text, or sign what it produces.",
 	},
 }

@@ -11,11 +11,11 @@ const indentedBy2 = "{\n  \"event_type\": \"task.completed\",\n  \"task_id\": \"
 func TestChangedEndsAreFound(t *testing.T) {
 	inCRLF := strings.ReplaceAll(indentedBy2, "\n", "\r\n")
 	runAll(t, []diagnosisTest{
-		{name: "newline added", body: sent + "\n", want: []string{"these bytes without white space at the end, made", "has added the white space", "Verify the bytes exactly as they arrived"}},
+		{name: "newline added", body: sent + "\n", want: []string{"these bytes without white space at the end, made", "has added white space that was not signed", "Verify the bytes exactly as they arrived"}},
 		{name: "CR LF added", body: sent + "\r\n", want: []string{"these bytes without white space at the end"}},
-		{name: "newline lost", signed: sent + "\n", want: []string{"these bytes with a newline at the end", "has taken the newline away"}},
+		{name: "newline lost", signed: sent + "\n", want: []string{"these bytes with a newline at the end", "has removed the newline"}},
 		{name: "CR LF lost", signed: sent + "\r\n", want: []string{"these bytes with CR LF at the end"}},
-		{name: "CR LF to LF", signed: inCRLF, body: indentedBy2, want: []string{"these bytes with CR LF for LF", "the ends of the lines"}},
+		{name: "CR LF to LF", signed: inCRLF, body: indentedBy2, want: []string{"these bytes with CR LF for LF", "changed the line breaks"}},
 		{name: "LF to CR LF", signed: indentedBy2, body: inCRLF, want: []string{"these bytes with LF for CR LF"}},
 		{name: "LF to CR LF and a newline", signed: indentedBy2, body: inCRLF + "\r\n", want: []string{"the same JSON indented by two spaces, made"}},
 		{name: "white space in front", body: " \n" + sent, want: []string{"these bytes without white space at either end"}},
@@ -41,7 +41,7 @@ func TestByteOrderMarksAreFound(t *testing.T) {
 func TestAccentsAreFound(t *testing.T) {
 	const composed, decomposed = `{"text":"Zoë"}`, "{\"text\":\"Zoe\u0308\"}"
 	runAll(t, []diagnosisTest{
-		{name: "taken apart", signed: composed, body: decomposed, want: []string{"these bytes with composed accents (Unicode NFC), made", "taken é apart", "normalizes"}},
+		{name: "taken apart", signed: composed, body: decomposed, want: []string{"these bytes with composed accents (Unicode NFC), made", "split é into e and an accent", "normalizes"}},
 		{name: "put together", signed: decomposed, body: composed, want: []string{"these bytes with decomposed accents (Unicode NFD), made"}},
 		{name: "taken apart, escaped", signed: `{"text":"Zo\u00eb"}`, body: `{"text":"Zoe\u0308"}`, want: []string{"with composed accents (Unicode NFC), made"}},
 		{name: "taken apart and escaped", signed: composed, body: `{"text":"Zoe\u0308"}`, want: []string{"Unicode NFC", "made"}},

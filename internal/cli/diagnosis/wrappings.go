@@ -17,47 +17,46 @@ import (
 const maxUnpacked = 64 << 20
 
 const (
-	signsAsSent   = "The signature must be of the body as it is sent: let the sender compress it first, and sign what it sends."
-	packedInTests = "The guard verifies what arrives, so give this command the body before it is unpacked."
-	asItWasSent   = "Verify the body as it was sent, before it is packed into something else."
-	decodeFirst   = "Decode it before it is verified, as the guard would get it."
+	signAsSent   = "The signature must be of the body as it is sent: compress first, then sign the result."
+	beforeUnpack = "The guard verifies what arrives: give this command the body before it is unpacked."
+	decodeFirst  = "Decode it, and verify the result."
 )
 
-// wrappings are what bodies are packed into.
+// wrappings are compression and other encodings of a whole body.
 var wrappings = []suspect{
 	{
 		"unpacked with gzip",
 		func(b []byte) []byte {
 			return unpacked(b, func(r io.Reader) (io.ReadCloser, error) { return gzip.NewReader(r) })
 		},
-		"The sender signed the body first, and compressed it with gzip then.",
-		signsAsSent,
+		"The sender signed the body before it compressed it with gzip.",
+		signAsSent,
 	}, {
 		"unpacked with zlib (Content-Encoding: deflate)",
 		func(b []byte) []byte { return unpacked(b, zlib.NewReader) },
-		"The sender signed the body first, and compressed it with zlib then.",
-		signsAsSent,
+		"The sender signed the body before it compressed it with zlib.",
+		signAsSent,
 	}, {
 		"unpacked with raw deflate (Content-Encoding: deflate)",
 		func(b []byte) []byte {
 			return unpacked(b, func(r io.Reader) (io.ReadCloser, error) { return flate.NewReader(r), nil })
 		},
-		"The sender signed the body first, and compressed it with deflate then.",
-		signsAsSent,
+		"The sender signed the body before it compressed it with deflate.",
+		signAsSent,
 	}, {
 		"packed with gzip, as Go does it",
 		func(b []byte) []byte {
 			return packed(b, func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) })
 		},
 		"The sender compressed the body with gzip and signed the result, and something has unpacked it since.",
-		packedInTests,
+		beforeUnpack,
 	}, {
 		"packed with zlib, as Go does it",
 		func(b []byte) []byte {
 			return packed(b, func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) })
 		},
 		"The sender compressed the body with zlib and signed the result, and something has unpacked it since.",
-		packedInTests,
+		beforeUnpack,
 	}, {
 		"decoded from base64",
 		func(b []byte) []byte { return decodedBase64(string(bytes.TrimSpace(b))) },
@@ -67,7 +66,7 @@ var wrappings = []suspect{
 		"encoded in base64",
 		func(b []byte) []byte { return []byte(base64.StdEncoding.EncodeToString(b)) },
 		"The signer has signed the base64 of the body.",
-		asItWasSent,
+		"Sign the body itself.",
 	}, {
 		"decoded from hex",
 		func(b []byte) []byte {
@@ -89,13 +88,13 @@ var wrappings = []suspect{
 			text, _ := jsontext.AppendUnquote(nil, b)
 			return text
 		},
-		"Something has written the JSON as a string into other JSON: it is encoded twice.",
-		"Encode it once, or verify the bytes before that.",
+		"Something has encoded the JSON twice: it is a string in other JSON.",
+		"Encode it once, or verify the bytes before the second time.",
 	}, {
 		"as a JSON string",
 		func(b []byte) []byte { return escapes{}.quote(b) },
-		"The signer has encoded the JSON twice: as a string.",
-		"Let the signer sign the text itself, which it sends.",
+		"The signer has signed the JSON written as a string into other JSON.",
+		"Sign the text that is sent.",
 	}, {
 		"decoded from a form",
 		func(b []byte) []byte {
@@ -111,7 +110,7 @@ var wrappings = []suspect{
 			}
 			return nil
 		},
-		"Something has sent the body as a form, with percent signs and plus signs in it.",
+		"Something has sent the body as a form, with its characters percent-encoded.",
 		"Send it as application/json (curl: --data-binary), or verify the bytes before that.",
 	},
 }

@@ -30,7 +30,7 @@ func TestPackedBodiesAreFound(t *testing.T) {
 	encoded := base64.StdEncoding.EncodeToString([]byte(packedText + "?>"))
 	gzipped := fromHex(t, inGzip)
 	runAll(t, []diagnosisTest{
-		{name: "gzip", signed: packedText, body: gzipped, want: []string{"these bytes unpacked with gzip, made", "signed the body first", "The signature must be of the body as it is sent"}},
+		{name: "gzip", signed: packedText, body: gzipped, want: []string{"these bytes unpacked with gzip, made", "signed the body before it compressed it", "The signature must be of the body as it is sent"}},
 		{name: "gzip, newline", signed: packedText + "\n", body: gzipped, want: []string{"unpacked with gzip", "with a newline at the end, made"}},
 		{name: "zlib", signed: packedText, body: fromHex(t, inZlib), want: []string{"unpacked with zlib (Content-Encoding: deflate), made"}},
 		{name: "deflate", signed: packedText, body: fromHex(t, inDeflate), want: []string{"unpacked with raw deflate", "made"}},
@@ -40,7 +40,7 @@ func TestPackedBodiesAreFound(t *testing.T) {
 		{name: "base64", signed: packedText + "?>", body: encoded + "\n", want: []string{"decoded from base64, made", "isBase64Encoded"}},
 		{name: "signed base64", signed: encoded, body: packedText + "?>", want: []string{"encoded in base64, made"}},
 		{name: "hex", signed: packedText, body: hex.EncodeToString([]byte(packedText)), want: []string{"decoded from hex, made"}},
-		{name: "JSON in JSON", signed: packedText, body: `"{\"task_id\":\"1\"}"`, want: []string{"taken out of the JSON string", "encoded twice"}},
+		{name: "JSON in JSON", signed: packedText, body: `"{\"task_id\":\"1\"}"`, want: []string{"taken out of the JSON string", "encoded the JSON twice"}},
 		{name: "signed JSON in JSON", signed: `"{\"task_id\":\"1\"}"`, body: packedText, want: []string{"as a JSON string, made"}},
 		{name: "form", signed: packedText, body: "payload=%7B%22task_id%22%3A%221%22%7D", want: []string{"decoded from a form, made", "application/json"}},
 	})
