@@ -117,6 +117,7 @@ func TestTheSearchIsBounded(t *testing.T) {
 		"larger":                              object(maxTwoChanges + 1000),
 		"the largest for one and one":         object(maxWithSecret - 10000),
 		"1 MiB":                               object(1 << 20),
+		"packed a thousandfold":               inDeflateOf(t, strings.Repeat("[", 20<<20)),
 		"deep":                                strings.Repeat(`{"a":`, 9000) + "1" + strings.Repeat("}", 9000),
 		"deeper than JSON may be":             strings.Repeat("[", 20000),
 		"1 MiB of brackets":                   strings.Repeat("[]", 1<<19),

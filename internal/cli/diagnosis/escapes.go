@@ -99,15 +99,15 @@ func characters(literal []byte) iter.Seq[rune] {
 	}
 }
 
-// unescape reads the escape sequence that s begins with. s is from valid JSON.
+// unescape reads the escape sequence that s begins with. A \u without its four
+// digits, which is not JSON, is read as u.
 func unescape(s []byte) (r rune, size int) {
 	if i := strings.IndexByte("btnfr", s[1]); i >= 0 {
 		return rune("\b\t\n\f\r"[i]), 2
 	}
-	if s[1] != 'u' {
+	if r = hexUnit(s); r < 0 {
 		return rune(s[1]), 2
 	}
-	r = hexUnit(s)
 	if pair := utf16.DecodeRune(r, hexUnit(s[6:])); pair != utf8.RuneError {
 		return pair, 12
 	}

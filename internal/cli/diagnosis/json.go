@@ -56,7 +56,7 @@ var anyJSON = slices.Clip([]jsontext.Options{jsontext.AllowDuplicateNames(true),
 func isJSON(body []byte) bool { return jsontext.Value(body).IsValid(anyJSON...) }
 
 // maxIndented is the depth down to which JSON is indented.
-const maxIndented = 200
+const maxIndented = 50
 
 func deep(json []byte) bool {
 	depth := 0

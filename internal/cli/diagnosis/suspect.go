@@ -168,25 +168,24 @@ func (s *search) find(body []byte) (finding, bool) {
 		if k, ok := s.signed(v.body, s.given); ok {
 			return finding{v, k}, true
 		}
-		if len(body) <= maxWithSecret {
+		if len(v.body) <= maxWithSecret {
 			once = append(once, v)
 		}
 	}
-	if len(body) > maxWithSecret {
-		return finding{}, false
-	}
-	if k, ok := s.signed(body, changedKeys(s.others)); ok {
-		return finding{whole, k}, true
+	if len(body) <= maxWithSecret {
+		if k, ok := s.signed(body, changedKeys(s.others)); ok {
+			return finding{whole, k}, true
+		}
 	}
 	for _, v := range once {
 		if k, ok := s.signed(v.body, s.others); ok {
 			return finding{v, k}, true
 		}
 	}
-	if len(body) > maxTwoChanges {
-		return finding{}, false
-	}
 	for _, first := range once {
+		if len(body) > maxTwoChanges || len(first.body) > maxTwoChanges {
+			continue // the body is large, or it was when it was unpacked
+		}
 		for v := range s.changes(first) {
 			if k, ok := s.signed(v.body, s.given); ok {
 				return finding{v, k}, true
