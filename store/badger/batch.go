@@ -1,23 +1,22 @@
 package badger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-var (
-	errBatchesClosed = errors.New("store is closed")
-	errBatchTimeout  = errors.New("store did not finish writing in time")
-)
+var errBatchesClosed = errors.New("store is closed")
 
 // batcher writes together what concurrent callers want written. While one batch
 // is being committed the next one fills, so a slow commit (a sync of the disk)
 // serves everyone who came during the one before. A lone caller waits for
-// nobody.
+// nobody. While a commit takes too long nothing is accepted.
 type batcher[T any] struct {
 	commit  func([]T) error // called for one batch after the other, in the order of their beginnings
 	limit   int             // items a commit
@@ -29,6 +28,7 @@ type batcher[T any] struct {
 	closed  bool
 	company bool // the last batch had more than one item
 	writes  sync.WaitGroup
+	late    atomic.Int32 // batches whose callers were given up, and that are not written yet
 }
 
 type batch[T any] struct {
@@ -36,16 +36,25 @@ type batch[T any] struct {
 	before   chan struct{} // closed when the batch before is written
 	written  chan struct{} // closed when this one is
 	answered bool
+	late     bool          // its callers were given up
 	answers  []error       // one an item; nil: all committed
 	ended    chan struct{} // closed when there are answers
 }
 
-// add returns when item is committed, with nil, or when it is not.
-func (b *batcher[T]) add(item T) error {
+// hanging reports whether a commit takes too long.
+func (b *batcher[T]) hanging() bool { return b.late.Load() > 0 }
+
+// add returns when item is committed, with nil, or when it is not. It returns
+// errHanging if that takes too long, and is never longer than ctx; the item may be
+// committed later all the same.
+func (b *batcher[T]) add(ctx context.Context, item T) error {
 	b.mu.Lock()
-	if b.closed {
-		b.mu.Unlock()
-		return errBatchesClosed
+	if b.closed || b.hanging() {
+		defer b.mu.Unlock()
+		if b.closed {
+			return errBatchesClosed
+		}
+		return errHanging
 	}
 	if b.filling == nil {
 		b.filling = b.begin()
@@ -57,7 +66,11 @@ func (b *batcher[T]) add(item T) error {
 	}
 	b.mu.Unlock()
 
-	<-mine.ended
+	select {
+	case <-mine.ended:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	if mine.answers == nil {
 		return nil
 	}
@@ -86,6 +99,9 @@ func (b *batcher[T]) write(full *batch[T]) {
 	answers := b.commitAll(full.items)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if full.late {
+		b.late.Add(-1)
+	}
 	full.answer(answers)
 }
 
@@ -113,8 +129,13 @@ func (b *batcher[T]) gather(full *batch[T]) {
 func (b *batcher[T]) giveUp(full *batch[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if full.answered {
+		return
+	}
 	b.stopFilling(full)
-	full.answer(slices.Repeat([]error{errBatchTimeout}, len(full.items)))
+	full.late = true
+	b.late.Add(1)
+	full.answer(slices.Repeat([]error{errHanging}, len(full.items)))
 }
 
 // answer answers the callers, unless they have an answer.

@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -25,7 +26,7 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 		"panics": {func([]int) error { panic("out of order") },
 			func(_ int, err error) bool { return err != nil && strings.Contains(err.Error(), "out of order") }},
 		"hangs": {func([]int) error { <-stuck; return nil },
-			func(_ int, err error) bool { return errors.Is(err, errBatchTimeout) }},
+			func(_ int, err error) bool { return errors.Is(err, errHanging) }},
 		"has a bad item": {func(items []int) error {
 			for _, item := range items {
 				if item == bad {
@@ -50,7 +51,7 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 			begun := time.Now()
 			for item := range 100 {
 				wg.Go(func() {
-					if err := b.add(item); !test.want(item, err) {
+					if err := b.add(ctx, item); !test.want(item, err) {
 						t.Errorf("item %d: got %v", item, err)
 					}
 				})
@@ -63,11 +64,14 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 			if name == "hangs" {
 				close(stuck)
 			}
-			if err := b.add(bad); err != nil {
+			for b.hanging() {
+				time.Sleep(time.Millisecond)
+			}
+			if err := b.add(ctx, bad); err != nil {
 				t.Errorf("after the fault: %v", err)
 			}
 			b.close()
-			if err := b.add(bad); !errors.Is(err, errBatchesClosed) {
+			if err := b.add(ctx, bad); !errors.Is(err, errBatchesClosed) {
 				t.Errorf("after close: got %v, want errBatchesClosed", err)
 			}
 		})
@@ -79,20 +83,79 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 func TestWritersAreServedInOrder(t *testing.T) {
 	hang := make(chan struct{})
 	var committed []int
-	b := &batcher[int]{limit: 1, timeout: time.Nanosecond, commit: func(items []int) error {
+	b := &batcher[int]{limit: 1, timeout: time.Second, commit: func(items []int) error {
 		<-hang
 		committed = append(committed, items...)
 		return nil
 	}}
+	latest := func() chan struct{} {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.latest
+	}
+	var wg sync.WaitGroup
 	for item := range 200 {
-		if err := b.add(item); !errors.Is(err, errBatchTimeout) {
-			t.Errorf("got %v, want errBatchTimeout", err)
+		before := latest()
+		wg.Go(func() {
+			if err := b.add(ctx, item); !errors.Is(err, errHanging) {
+				t.Errorf("got %v, want errHanging", err)
+			}
+		})
+		for latest() == before { // until it is accepted
+			time.Sleep(10 * time.Microsecond)
 		}
 	}
+	wg.Wait()
 	close(hang)
 	b.close()
 	if len(committed) != 200 || !slices.IsSorted(committed) {
 		t.Errorf("committed in the order %v", committed)
+	}
+}
+
+// While a commit takes too long nothing is accepted, so that nothing piles up, and
+// nobody waits.
+func TestWritersAreRefusedWhileACommitHangs(t *testing.T) {
+	hang := make(chan struct{})
+	var commits atomic.Int32
+	b := &batcher[int]{limit: 10, timeout: 50 * time.Millisecond, commit: func([]int) error {
+		commits.Add(1)
+		<-hang
+		return nil
+	}}
+	if err := b.add(ctx, 1); !errors.Is(err, errHanging) {
+		t.Fatalf("got %v, want errHanging", err)
+	}
+	start := time.Now()
+	for range 1000 {
+		if err := b.add(ctx, 2); !errors.Is(err, errHanging) {
+			t.Fatalf("got %v, want errHanging", err)
+		}
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("refusing 1000 took %v", took)
+	}
+	close(hang)
+	for b.hanging() {
+		time.Sleep(time.Millisecond)
+	}
+	if err := b.add(ctx, 3); err != nil {
+		t.Errorf("after the fault: %v", err)
+	}
+	if n := commits.Load(); n != 2 {
+		t.Errorf("%d batches were committed, want 2", n)
+	}
+}
+
+// Nobody waits longer than his context.
+func TestWritersLeaveWithTheirContexts(t *testing.T) {
+	hang := make(chan struct{})
+	defer close(hang)
+	b := &batcher[int]{limit: 10, timeout: time.Minute, commit: func([]int) error { <-hang; return nil }}
+	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+	defer cancel()
+	if err := b.add(short, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want DeadlineExceeded", err)
 	}
 }
 
@@ -109,7 +172,7 @@ func TestCloseAnswersEveryWriter(t *testing.T) {
 	for range 50 {
 		wg.Go(func() {
 			for item := range 100 {
-				switch err := b.add(item); {
+				switch err := b.add(ctx, item); {
 				case err == nil:
 					accepted.Add(1)
 				case errors.Is(err, errBatchesClosed):

@@ -24,7 +24,7 @@ func TestBatchesGatherWhoComesBack(t *testing.T) {
 		for range callers {
 			wg.Go(func() {
 				for item := range 200 {
-					if err := b.add(item); err != nil {
+					if err := b.add(ctx, item); err != nil {
 						t.Error(err)
 					}
 				}

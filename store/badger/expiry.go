@@ -77,6 +77,12 @@ func (s *database) shrink() error {
 		return fmt.Errorf("%w: it takes %d bytes, there are %d", errNoSpace, need, free)
 	}
 	start := time.Now()
+	s.turn.shrinking.Store(true)
+	defer func() {
+		s.turn.lost.Store(true)
+		s.turn.soon.Store(true)
+		s.turn.shrinking.Store(false)
+	}()
 	// Flatten leaves the top level alone if it has few tables and there is no
 	// other level. Each cover is one more.
 	for covers := 0; covers == 0 || covers <= levelZeroTables && s.onTopLevel() > 1; covers++ {

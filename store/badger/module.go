@@ -98,12 +98,19 @@ func (m *Module) Options() string {
 }
 
 // Open opens the database. Its errors name the directory and the remedy.
-func (m *Module) Open(_ context.Context) (store.Store, error) {
-	opened, err := openBadger(m.Path, *m.Sync, uint64(m.MinFreeSpace), freeSpace)
+func (m *Module) Open(ctx context.Context) (store.Store, error) {
+	opened, err := m.open(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("store directory %s: %w", m.Path, err)
 	}
 	return opened, nil
+}
+
+func (m *Module) open(ctx context.Context) (*database, error) {
+	if err := awaitClosed(ctx, m.Path); err != nil {
+		return nil, err
+	}
+	return openBadger(m.Path, *m.Sync, uint64(m.MinFreeSpace), freeSpace)
 }
 
 // Interface guards

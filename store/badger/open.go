@@ -17,6 +17,9 @@ type database struct {
 	writer  batcher[entry]
 	version uint64 // of the last commit; the writer's alone
 	space   spaceGuard
+	turn    turn
+	lookups limited // while a turn is near
+	figures shared[store.Statistics]
 	count   eventCount
 
 	closing  chan struct{}
@@ -53,6 +56,10 @@ const (
 	// recordTimeout is how long a delivery waits for its record while the
 	// disk hangs: the sender's patience is not known, so not for long.
 	recordTimeout = 10 * time.Second
+
+	// lookupsAtOnce is how many lookups may be left behind by a disk that hangs.
+	// More would not be faster: they have nothing to wait for if it does not.
+	lookupsAtOnce = 16
 )
 
 // badgerOptions are chosen for entries of 32 bytes that are written once, looked
@@ -131,6 +138,11 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	s.db = db
 	s.version = max(db.MaxVersion(), coverVersion)
 	db.SetDiscardTs(s.version)
+	if err := s.turn.start(path); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	s.lookups.slots = make(chan struct{}, lookupsAtOnce)
 	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
 	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil

@@ -13,18 +13,48 @@ import (
 )
 
 // Lookup implements [store.Store].
-func (s *database) Lookup(_ context.Context, id store.Identity) (store.Record, bool, error) {
+func (s *database) Lookup(ctx context.Context, id store.Identity) (store.Record, bool, error) {
+	rec, found, err := s.find(ctx, id)
+	switch {
+	case found || err != nil:
+		return rec, found, err
+	case s.writer.hanging():
+		return store.Record{}, false, fmt.Errorf("%w: %w", store.ErrCannotRecord, errHanging)
+	}
+	return store.Record{}, false, s.space.checkNowAndThen(ctx)
+}
+
+// find looks an event up. That is a matter of microseconds and of the caller's own
+// goroutine, unless Badger may be keeping everybody out while it waits for the disk.
+func (s *database) find(ctx context.Context, id store.Identity) (store.Record, bool, error) {
+	if !s.turn.near() {
+		return s.get(id)
+	}
+	type outcome struct {
+		rec   store.Record
+		found bool
+	}
+	got, err := doLimited(ctx, &s.lookups, patience, func() (got outcome, err error) {
+		got.rec, got.found, err = s.get(id)
+		return got, err
+	})
+	if errors.Is(err, errHanging) {
+		err = fmt.Errorf("looking up an event: %w", err)
+	}
+	return got.rec, got.found, err
+}
+
+func (s *database) get(id store.Identity) (rec store.Record, found bool, err error) {
 	// At the highest of all versions a read sees whatever is committed.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	item, err := txn.Get(id[:])
 	if errors.Is(err, badgerdb.ErrKeyNotFound) {
-		return store.Record{}, false, s.space.checkNowAndThen()
+		return rec, false, nil
 	}
 	if err != nil {
-		return store.Record{}, false, fmt.Errorf("looking up an event: %w", err)
+		return rec, false, fmt.Errorf("looking up an event: %w", err)
 	}
-	var rec store.Record
 	err = item.Value(func(value []byte) error {
 		rec, err = decodeRecord(value)
 		return err
@@ -36,8 +66,8 @@ func (s *database) Lookup(_ context.Context, id store.Identity) (store.Record, b
 }
 
 // Record implements [store.Store].
-func (s *database) Record(_ context.Context, id store.Identity, rec store.Record) error {
-	return s.writer.add(entry{id, rec})
+func (s *database) Record(ctx context.Context, id store.Identity, rec store.Record) error {
+	return s.writer.add(ctx, entry{id, rec})
 }
 
 // Forget implements [store.Store]. It records the event as one that has expired: what
@@ -67,6 +97,8 @@ func (s *database) commit(entries []entry) error {
 			return fmt.Errorf("recording %d events: %w", len(entries), err)
 		}
 	}
+	s.turn.expect(len(entries), version)
+	defer s.turn.look()
 	if err := txn.CommitAt(version, nil); err != nil {
 		// The next commit takes the same version. Should half of this one be in
 		// the log, replaying it would end at an entry of another version.
@@ -76,17 +108,6 @@ func (s *database) commit(entries []entry) error {
 	batchEvents.Observe(float64(len(entries)))
 	// Nobody reads an older version: compactions may drop them.
 	s.db.SetDiscardTs(version)
-	return nil
-}
-
-// Close implements [store.Store].
-func (s *database) Close() error {
-	s.writer.close()
-	close(s.closing)
-	s.shrinker.Wait()
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("closing the store in %s: %w", s.path, err)
-	}
 	return nil
 }
 

@@ -1,6 +1,8 @@
 package badger
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/bits"
@@ -21,6 +23,7 @@ type spaceGuard struct {
 
 	lastLook atomic.Int64          // Unix nanoseconds
 	lastErr  atomic.Pointer[error] // of the last look; nil: room enough
+	looking  shared[struct{}]
 }
 
 // lookInterval is how old a reading may be when an event is about to be
@@ -40,6 +43,7 @@ func (noSpaceError) Is(target error) bool {
 	return target == store.ErrCannotRecord || target == store.ErrUnavailable
 }
 
+// check looks at the free space, and waits for as long as that takes.
 func (g *spaceGuard) check() error {
 	free, err := g.free(g.path)
 	switch {
@@ -54,13 +58,18 @@ func (g *spaceGuard) check() error {
 	return err
 }
 
-// checkNowAndThen is check, but for a reading that is new enough.
-func (g *spaceGuard) checkNowAndThen() error {
+// checkNowAndThen is check, but for a reading that is new enough, and with
+// patience.
+func (g *spaceGuard) checkNowAndThen(ctx context.Context) error {
 	age := now().UnixNano() - g.lastLook.Load()
-	if age < 0 || age > int64(lookInterval) { // below 0: the clock was set back
-		return g.check()
+	if age >= 0 && age <= int64(lookInterval) { // below 0: the clock was set back
+		return *g.lastErr.Load()
 	}
-	return *g.lastErr.Load()
+	_, err := g.looking.do(ctx, patience, func() (struct{}, error) { return struct{}{}, g.check() })
+	if errors.Is(err, errHanging) {
+		return fmt.Errorf("%w: reading the free space of %s: %w", store.ErrCannotRecord, g.path, err)
+	}
+	return err
 }
 
 // blockBytes returns how many bytes so many blocks are. Below zero there is no

@@ -67,6 +67,7 @@ func TestUnreadableFreeSpaceRefusesNewEvents(t *testing.T) {
 	defer s.Close()
 	gone := errors.New("device is gone")
 	failure.Store(&gone)
+	defer failure.Store(nil) // before it is closed
 	time.Sleep(2 * lookInterval)
 	if _, _, err := s.Lookup(ctx, randomID()); !errors.Is(err, gone) {
 		t.Errorf("looking up: got %v", err)

@@ -17,7 +17,11 @@ import (
 )
 
 // Statistics implements [store.StatisticsReader].
-func (s *database) Statistics(_ context.Context) (store.Statistics, error) {
+func (s *database) Statistics(ctx context.Context) (store.Statistics, error) {
+	return s.figures.do(ctx, patience, s.statistics)
+}
+
+func (s *database) statistics() (store.Statistics, error) {
 	free, err := s.space.free(s.path)
 	if err != nil {
 		return store.Statistics{}, err
