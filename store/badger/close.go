@@ -27,6 +27,9 @@ const (
 // that has changed, and whoever opens the same directory waits for it. All that was
 // recorded is in the database's log meanwhile, also if the process ends.
 func (s *database) Close() error {
+	if !s.calls.shut() {
+		return fmt.Errorf("closing the store in %s: %w", s.path, errClosed)
+	}
 	closed := make(chan struct{})
 	closing.Store(s.path, closed)
 	result := make(chan error, 1) // the first
@@ -80,6 +83,7 @@ func (s *database) shutDown(result chan<- error) {
 	s.writer.close()
 	close(s.closing)
 	s.shrinker.Wait()
+	<-s.calls.empty
 	for {
 		err := s.readyToClose()
 		if err == nil {

@@ -21,6 +21,7 @@ type database struct {
 	lookups limited // while a turn is near
 	figures shared[store.Statistics]
 	count   eventCount
+	calls   *gate // of whoever reads the database
 
 	closing  chan struct{}
 	shrinker sync.WaitGroup
@@ -113,7 +114,7 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := checkLock(path); err != nil { // before anything is read that its owner may be writing
 		return nil, err
 	}
-	s := &database{path: path, closing: make(chan struct{})}
+	s := &database{path: path, calls: newGate(), closing: make(chan struct{})}
 	s.space = spaceGuard{path: path, min: minFree, free: free}
 	if err := s.space.check(); err != nil {
 		return nil, err

@@ -45,6 +45,10 @@ func (s *database) find(ctx context.Context, id store.Identity) (store.Record, b
 }
 
 func (s *database) get(id store.Identity) (rec store.Record, found bool, err error) {
+	if !s.calls.enter() {
+		return rec, false, errClosed
+	}
+	defer s.calls.leave()
 	// At the highest of all versions a read sees whatever is committed.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()

@@ -22,6 +22,10 @@ func (s *database) Statistics(ctx context.Context) (store.Statistics, error) {
 }
 
 func (s *database) statistics() (store.Statistics, error) {
+	if !s.calls.enter() {
+		return store.Statistics{}, errClosed
+	}
+	defer s.calls.leave()
 	free, err := s.space.free(s.path)
 	if err != nil {
 		return store.Statistics{}, err
