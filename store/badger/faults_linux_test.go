@@ -4,16 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
-	"golang.org/x/sys/unix"
 )
 
 // fillUntilRefused records events until the store has no room.
@@ -83,15 +81,4 @@ func init() {
 // Faults of whole file systems, which take root and mounts.
 
 // mount mounts something for the length of the test, and returns where.
-func mount(t *testing.T, args ...string) (dir string) {
-	t.Helper()
-	if os.Getuid() != 0 {
-		missing(t, "mounting takes root")
-	}
-	dir = t.TempDir()
-	if output, err := exec.Command("mount", append(args, dir)...).CombinedOutput(); err != nil {
-		missing(t, fmt.Sprintf("mount %s: %v %s", strings.Join(args, " "), err, output))
-	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	return dir
-}
+var mount = caddytest.Mount

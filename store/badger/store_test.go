@@ -10,12 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -342,36 +342,13 @@ func TestForgettingOutlivesACrash(t *testing.T) {
 	}
 }
 
-// What must hold when something breaks: the process, the disk, the files.
+// Short names for what the tests of this package use most.
+var (
+	wantError  = caddytest.WantError
+	eventually = caddytest.Eventually
+)
 
-// missing ends a test that this machine can't run. In CI nothing may be lacking:
-// a test that silently does not run proves nothing.
-func missing(t *testing.T, why string) {
+func missing(t testing.TB, why string) {
 	t.Helper()
-	if os.Getenv("INSTANTAPI_VERIFY_TEST_ALL") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
-
-// wantError checks that an error says all of this.
-func wantError(t *testing.T, err error, wants ...string) {
-	t.Helper()
-	if err == nil {
-		t.Fatalf("no error, want one that says %q", wants)
-	}
-	for _, want := range wants {
-		if !strings.Contains(err.Error(), want) {
-			t.Errorf("the error %q does not say %q", err, want)
-		}
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("gave up waiting: %s", what)
-		}
-	}
+	caddytest.Missing(t, "%s", why)
 }
