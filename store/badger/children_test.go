@@ -21,7 +21,7 @@ const (
 // its own, where what it does may end that.
 var children = map[string]func(dir string){
 	"open": func(dir string) {
-		s, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+		s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 		if err != nil {
 			fmt.Print(err)
 			return

@@ -13,7 +13,7 @@ func TestStoreKeepsTheContract(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			open := func(t *testing.T, path string) store.Store {
 				t.Helper()
-				s, err := openBadger(path, sync, lowestMinFreeSpace, freeSpace)
+				s, err := openBadger(ctx, path, sync, lowestMinFreeSpace, freeSpace)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -49,22 +49,26 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 		t.Fatal("no entry begins there")
 	}
 	newer := filepath.Join(dir, "99999.mem")
-	edit(t, log, func(content []byte) []byte { return content[:cut] })
+	edit(t, log, func(content []byte) []byte { clear(content[cut:]); return content })
 	if err := os.WriteFile(newer, append(content[:logHeaderSize:logHeaderSize], content[cut:]...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkLogs(dir); err != nil {
+	if err := os.Truncate(newer, logSize); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := examine(ctx, dir, true); err != nil {
 		t.Fatalf("whole logs: %v", err)
 	}
-	edit(t, log, func(content []byte) []byte { content[len(content)-70] ^= 1; return content })
-	_, err = openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	edit(t, log, func(content []byte) []byte { clear(content[cut-70 : cut-50]); return content })
+	_, err = openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 	wantError(t, err, "its log before 99999.mem is damaged", "restore the directory")
 
 	// The names are numbers, of at least five digits.
 	if err := os.Rename(newer, filepath.Join(dir, "100000.mem")); err != nil {
 		t.Fatal(err)
 	}
-	wantError(t, checkLogs(dir), "its log before 100000.mem is damaged")
+	_, err = examine(ctx, dir, true)
+	wantError(t, err, "its log before 100000.mem is damaged")
 }
 
 // Cut where one record of it ends, a manifest is whole to all appearances; Badger
@@ -90,7 +94,7 @@ func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
 		}
 	})
 	before := tables(t, dir)
-	_, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	_, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 	wantError(t, err, "MANIFEST names 1 of 2 tables", "restore the directory")
 	if after := tables(t, dir); len(after) != len(before) {
 		t.Errorf("tables were %v, are %v", before, after)

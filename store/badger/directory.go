@@ -20,11 +20,11 @@ const (
 // checkDirectory makes the directory, and makes sure that it is ours, or empty.
 func checkDirectory(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return fmt.Errorf("it can't be made: %w; give a path that the user who runs Caddy may write to", err)
+		return explain("it can't be made", err, "give a path that the user who runs Caddy may write to")
 	}
 	files, err := os.ReadDir(path)
 	if err != nil {
-		return fmt.Errorf("it can't be read: %w; give it to the user who runs Caddy", err)
+		return explain("it can't be read", err, giveToUser)
 	}
 	mark, err := os.ReadFile(filepath.Join(path, markFile))
 	switch {
@@ -33,7 +33,7 @@ func checkDirectory(path string) error {
 	case err == nil:
 		return fmt.Errorf("it was made by another version of this module (%s says %q); use that version, or another path", markFile, strings.TrimSpace(string(mark)))
 	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; give it to the user who runs Caddy", err)
+		return explain("it can't be read", err, giveToUser)
 	}
 	for _, file := range files {
 		// lost+found: a file system of its own is a good place for a store
@@ -44,21 +44,27 @@ func checkDirectory(path string) error {
 	return nil
 }
 
-const restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, which forwards again whatever is sent again"
-
 // markDirectory writes the mark, whole or not at all, also at a power cut.
 func markDirectory(path string) error {
 	mark := filepath.Join(path, markFile)
 	if _, err := os.Stat(mark); err == nil {
 		return nil
 	}
-	if err := writeSynced(mark+".new", markContent); err != nil {
-		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
+	if err := writeWhole(mark, markContent); err != nil {
+		return explain("it can't be written to", err, giveToUser)
 	}
-	if err := os.Rename(mark+".new", mark); err != nil {
+	return nil
+}
+
+// writeWhole replaces a file, wholly or not at all, also at a power cut.
+func writeWhole(name, content string) error {
+	if err := writeSynced(name+".new", content); err != nil {
 		return err
 	}
-	return syncDirectory(path)
+	if err := os.Rename(name+".new", name); err != nil {
+		return err
+	}
+	return syncDirectory(filepath.Dir(name))
 }
 
 func writeSynced(name, content string) error {
@@ -112,17 +118,4 @@ func explainBadgerLock(path string, err error) error {
 	}
 	_, cause, _ := strings.Cut(err.Error(), "err: ")
 	return lockError{errors.New(cause), "try again"}
-}
-
-// explainOpen adds the remedy to an error from Badger. Badger has no error
-// values for these, so its words decide.
-func explainOpen(path string, err error) error {
-	if strings.Contains(err.Error(), "Another process is using this Badger database") {
-		return explainBadgerLock(path, err)
-	}
-	denied := errors.Is(err, fs.ErrPermission) || strings.Contains(err.Error(), "permission denied") // Badger does not always wrap
-	if denied || strings.Contains(err.Error(), "read-only file system") {
-		return fmt.Errorf("it can't be written to: %w; give it to the user who runs Caddy", err)
-	}
-	return fmt.Errorf("it is damaged, or not a database of this version: %w; %s", err, restoreAdvice)
 }

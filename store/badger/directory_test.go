@@ -50,7 +50,7 @@ func TestFileIsRefusedAsADirectory(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	caddytest.WriteFile(t, file, "content")
 	wantRefused(t, file, "can't be made", "give a path")
-	_, err := openBadger(filepath.Join(file, "store"), true, lowestMinFreeSpace, freeSpace)
+	_, err := openBadger(ctx, filepath.Join(file, "store"), true, lowestMinFreeSpace, freeSpace)
 	wantError(t, err, "can't be made", "give a path")
 }
 
@@ -110,7 +110,7 @@ func TestASecondServerIsRefusedWhileTheFirstCompacts(t *testing.T) {
 	done := make(chan []store.Identity)
 	go func() { done <- fillStore(t, s, 120_000, time.Time{}) }()
 	for attempts := 0; ; attempts++ {
-		if second, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace); !errors.Is(err, errInUse) {
+		if second, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace); !errors.Is(err, errInUse) {
 			t.Fatalf("attempt %d: got %v %v, want errInUse", attempts, second, err)
 		}
 		select {

@@ -2,6 +2,7 @@ package badger
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/y"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
@@ -42,6 +42,21 @@ const (
 	sampleSize = 1000
 )
 
+// discardInterval is how many events are recorded before compactions may drop more.
+// A memtable holds some 50,000.
+const discardInterval = 16_384
+
+// allowDiscarding lets compactions drop what nobody reads, expired entries and old
+// versions of others, but nothing of the newest version in the tables: so that
+// version says how far the events in the tables go, see damage.go.
+func (s *database) allowDiscarding() {
+	newest := uint64(coverVersion)
+	for _, table := range s.db.Tables() {
+		newest = max(newest, table.MaxVersion)
+	}
+	s.db.SetDiscardTs(max(newest-1, coverVersion))
+}
+
 // shrinkRegularly shrinks the store now and then, until it is closed.
 func (s *database) shrinkRegularly(interval time.Duration) {
 	tick := time.NewTicker(interval)
@@ -52,6 +67,7 @@ func (s *database) shrinkRegularly(interval time.Duration) {
 		case <-s.closing:
 			return
 		}
+		s.allowDiscarding()
 		if err := s.shrink(); err != nil && !errors.Is(err, errClosing) {
 			storeLog().Error("giving back the space of expired events failed; trying again later",
 				zap.String("path", s.path), zap.Error(err))
@@ -76,7 +92,7 @@ func (s *database) shrink() error {
 	if need := s.space.min + uint64(before) + 2*memTableSize; free < need {
 		return fmt.Errorf("%w: it takes %d bytes, there are %d", errNoSpace, need, free)
 	}
-	start := time.Now()
+	start, expiredBefore := time.Now(), expired
 	s.turn.shrinking.Store(true)
 	defer func() {
 		s.turn.lost.Store(true)
@@ -84,17 +100,25 @@ func (s *database) shrink() error {
 		s.turn.shrinking.Store(false)
 	}()
 	// Flatten leaves the top level alone if it has few tables and there is no
-	// other level. Each cover is one more.
-	for covers := 0; covers == 0 || covers <= levelZeroTables && s.onTopLevel() > 1; covers++ {
+	// other level. Each cover is one more. And Badger may have merged the cover's
+	// table by itself, before it was allowed to drop what is in there.
+	for covers := 0; covers <= levelZeroTables+1; covers++ {
+		if covers > 0 && s.onTopLevel() <= 1 && expired < shrinkAt {
+			break
+		}
 		if err := s.coverAllKeys(); err != nil {
 			return err
 		}
+		s.allowDiscarding()
 		if err := s.db.Flatten(2); err != nil {
+			return err
+		}
+		if expired, err = s.expiredShare(); err != nil {
 			return err
 		}
 	}
 	storeLog().Debug("gave back the space of expired events",
-		zap.Float64("expired_share", expired),
+		zap.Float64("expired_share", expiredBefore),
 		zap.Int64("bytes_before", before), zap.Int64("bytes_after", s.tableSize()),
 		zap.Duration("duration", time.Since(start)))
 	return nil
@@ -169,7 +193,20 @@ func (s *database) coverAllKeys() error {
 			return err
 		}
 	}
-	// The table is written in the background.
+	// The log in use should have an event, as it has when it was begun by one: it
+	// tells where the log before it ended.
+	var unknown store.Identity
+	rand.Read(unknown[:])
+	if err := s.Forget(context.Background(), unknown); errors.Is(err, errBatchesClosed) {
+		return errClosing
+	} else if err != nil {
+		return err
+	}
+	// The table is written in the background. When it is there its log is not.
+	inUse, _, err := logRange(s.path)
+	if err != nil {
+		return err
+	}
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
@@ -178,10 +215,12 @@ func (s *database) coverAllKeys() error {
 		case <-s.closing:
 			return errClosing
 		}
-		for _, table := range s.db.Tables() {
-			if table.Level == 0 && bytes.Equal(y.ParseKey(table.Left), firstKey) {
-				return nil
-			}
+		_, oldest, err := logRange(s.path)
+		if err != nil {
+			return err
+		}
+		if oldest >= inUse {
+			return nil
 		}
 	}
 	return errors.New("covering the tables: no table was written within a minute")

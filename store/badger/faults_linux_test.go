@@ -16,7 +16,7 @@ import (
 
 // fillUntilRefused records events until the store has no room.
 func fillUntilRefused(dir string) {
-	s, err := openBadger(dir, true, lowestMinFreeSpace, freeSpace)
+	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 	if err != nil {
 		fmt.Print(err)
 		return

@@ -120,7 +120,7 @@ func TestHungDiskAtATurnOfTheLog(t *testing.T) {
 	disk := faultfs.Mount(t)
 	s := testStore(t, filepath.Join(disk.Dir, "store"), false)
 	known := fillStore(t, s, 1, time.Time{})[0]
-	disk.Set(faultfs.Faults{Hang: []faultfs.Op{faultfs.Create}, Names: "*" + logExtension})
+	disk.Set(faultfs.Faults{Hang: []faultfs.Op{faultfs.Create}, Names: "*" + logSuffix})
 	filled := make(chan struct{})
 	go func() {
 		defer close(filled)

@@ -14,7 +14,7 @@ import (
 func checkLock(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
-		return err
+		return explain("it can't be opened", err, giveToUser)
 	}
 	defer dir.Close() // and with it our lock
 	for {

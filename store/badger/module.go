@@ -110,7 +110,7 @@ func (m *Module) open(ctx context.Context) (*database, error) {
 	if err := awaitClosed(ctx, m.Path); err != nil {
 		return nil, err
 	}
-	return openBadger(m.Path, *m.Sync, uint64(m.MinFreeSpace), freeSpace)
+	return openBadger(ctx, m.Path, *m.Sync, uint64(m.MinFreeSpace), freeSpace)
 }
 
 // Interface guards

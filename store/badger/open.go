@@ -1,6 +1,8 @@
 package badger
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,16 +14,17 @@ import (
 
 // database is an open Module.
 type database struct {
-	db      *badgerdb.DB
-	path    string
-	writer  batcher[entry]
-	version uint64 // of the last commit; the writer's alone
-	space   spaceGuard
-	turn    turn
-	lookups limited // while a turn is near
-	figures shared[store.Statistics]
-	count   eventCount
-	calls   *gate // of whoever reads the database
+	db          *badgerdb.DB
+	path        string
+	writer      batcher[entry]
+	version     uint64 // of the last commit; the writer's alone
+	undiscarded int    // events since discarding was allowed; the writer's alone
+	space       spaceGuard
+	turn        turn
+	lookups     limited // while a turn is near
+	figures     shared[store.Statistics]
+	count       eventCount
+	calls       *gate // of whoever reads the database
 
 	closing  chan struct{}
 	shrinker sync.WaitGroup
@@ -107,7 +110,7 @@ func badgerOptions(path string, sync bool, logger badgerdb.Logger) badgerdb.Opti
 }
 
 // openBadger opens or makes the database in path.
-func openBadger(path string, sync bool, minFree uint64, free func(string) (uint64, error)) (*database, error) {
+func openBadger(ctx context.Context, path string, sync bool, minFree uint64, free func(string) (uint64, error)) (*database, error) {
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
@@ -122,31 +125,51 @@ func openBadger(path string, sync bool, minFree uint64, free func(string) (uint6
 	if err := markDirectory(path); err != nil {
 		return nil, err
 	}
-	// Without sync a power cut tears logs anywhere, and that was agreed to.
-	if err := checkDatabase(path, sync); err != nil {
-		return nil, fmt.Errorf("it is damaged: %w; %s (after a power cut with sync off, open it once with sync off)", err, restoreAdvice)
-	}
-	logger := new(logger)
-	db, err := openManaged(badgerOptions(path, sync, logger))
-	if err != nil {
-		return nil, explainOpen(path, err) // db may be half made, and is not to be closed
-	}
-	if err := logger.complaint(); err != nil {
-		_ = db.Close()
+	if err := s.open(ctx, sync); err != nil {
 		return nil, explainOpen(path, err)
-	}
-	logger.opened.Store(true)
-	s.db = db
-	s.version = max(db.MaxVersion(), coverVersion)
-	db.SetDiscardTs(s.version)
-	if err := s.turn.start(path); err != nil {
-		_ = db.Close()
-		return nil, err
 	}
 	s.lookups.slots = make(chan struct{}, lookupsAtOnce)
 	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
 	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil
+}
+
+// open opens the database in a directory that is ours, if its files are whole.
+func (s *database) open(ctx context.Context, sync bool) error {
+	// Without sync a power cut tears logs anywhere, and that was agreed to.
+	found, err := examine(ctx, s.path, sync)
+	if err != nil {
+		return err
+	}
+	if err := prepare(s.path, found); err != nil {
+		return err
+	}
+	if err := rehearse(s.path); err != nil {
+		return err
+	}
+	logger := new(logger)
+	db, err := openManaged(badgerOptions(s.path, sync, logger))
+	if err != nil {
+		return err // db may be half made, and is not to be closed
+	}
+	s.db = db
+	s.version = max(db.MaxVersion(), coverVersion)
+	err = logger.complaint()
+	if err == nil && sync && s.version != found.known {
+		err = damagef("Badger read events up to batch %d, of those up to batch %d", s.version, found.known)
+	}
+	if err == nil {
+		err = s.turn.start(s.path)
+	}
+	if err == nil {
+		err = writeState(s.path, storeState{stateOpen, s.version})
+	}
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	logger.opened.Store(true)
+	s.allowDiscarding()
+	return nil
 }
 
 // openManaged opens a database whose versions are ours to give. Badger's own

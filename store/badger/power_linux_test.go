@@ -47,7 +47,7 @@ func TestPowerLossWithoutSync(t *testing.T) {
 	disk.makeStore(false)
 	acknowledged := disk.recordUntilThePowerFails("record unsynced")
 	disk.remount()
-	s, err := openBadger(disk.store(), false, lowestMinFreeSpace, freeSpace)
+	s, err := openBadger(ctx, disk.store(), false, lowestMinFreeSpace, freeSpace)
 	if err != nil {
 		t.Logf("without sync the store does not open: %v", err)
 		return
@@ -177,7 +177,7 @@ func (a *acknowledgments) identities(length int64) (ids []store.Identity) {
 // recordAndTell records events and writes the identity of each that is
 // acknowledged, until the process is killed.
 func recordAndTell(dir string, sync bool) {
-	s, err := openBadger(dir, sync, lowestMinFreeSpace, freeSpace)
+	s, err := openBadger(ctx, dir, sync, lowestMinFreeSpace, freeSpace)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -110,8 +110,10 @@ func (s *database) commit(entries []entry) error {
 	}
 	s.version = version
 	batchEvents.Observe(float64(len(entries)))
-	// Nobody reads an older version: compactions may drop them.
-	s.db.SetDiscardTs(version)
+	if s.undiscarded += len(entries); s.undiscarded >= discardInterval {
+		s.undiscarded = 0
+		s.allowDiscarding()
+	}
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 func TestFullDiskRefusesOnlyNewEvents(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(lowestMinFreeSpace)
-	s, err := openBadger(t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) { return free.Load(), nil })
+	s, err := openBadger(ctx, t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) { return free.Load(), nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +55,7 @@ func TestFullDiskRefusesOnlyNewEvents(t *testing.T) {
 // Space that can't be read is no space.
 func TestUnreadableFreeSpaceRefusesNewEvents(t *testing.T) {
 	var failure atomic.Pointer[error]
-	s, err := openBadger(t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) {
+	s, err := openBadger(ctx, t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) {
 		if err := failure.Load(); err != nil {
 			return 0, *err
 		}

@@ -50,9 +50,10 @@ func TestEventsAreCountedExactly(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = testStore(t, dir, false)
-	// What has expired counts as soon as it is in a table.
-	if got := s.countEvents(); got < want || got > want+1002 {
-		t.Errorf("opened again: %d events, want %d, and at most 1002 more", got, want)
+	// What has expired counts as soon as it is in a table, and what was forgotten: one
+	// event by the test, and one when the tables were covered.
+	if got := s.countEvents(); got < want || got > want+1003 {
+		t.Errorf("opened again: %d events, want %d, and at most 1003 more", got, want)
 	}
 	stats, err := s.Statistics(ctx)
 	if err != nil || stats.Bytes < 32*want || stats.FreeBytes <= 0 || stats.MinFreeBytes != lowestMinFreeSpace {

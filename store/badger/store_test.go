@@ -27,7 +27,7 @@ var ctx = context.Background()
 // testStore opens a store that is closed at the end of the test.
 func testStore(t testing.TB, path string, sync bool) *database {
 	t.Helper()
-	s, err := openBadger(path, sync, lowestMinFreeSpace, freeSpace)
+	s, err := openBadger(ctx, path, sync, lowestMinFreeSpace, freeSpace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,6 @@ func TestTornTailIsRepairedSilently(t *testing.T) {
 	end := func(log []byte) int { return len(bytes.TrimRight(log, "\x00")) }
 	for name, tear := range map[string]func([]byte) []byte{
 		"nothing":          func(log []byte) []byte { return log },
-		"file ends":        func(log []byte) []byte { return log[:end(log)-5] },
 		"zeros":            func(log []byte) []byte { clear(log[end(log)-5:]); return log },
 		"zeros in between": func(log []byte) []byte { clear(log[end(log)-60 : end(log)-50]); return log },
 		"garbage":          func(log []byte) []byte { rand.Read(log[end(log)-30 : end(log)-2]); return log },
@@ -272,6 +271,7 @@ func TestDamagedLogIsRefused(t *testing.T) {
 		"zeros":   func(log []byte, at int) []byte { clear(log[at : at+100]); return log },
 		"garbage": func(log []byte, at int) []byte { rand.Read(log[at : at+300]); return log },
 		"a hole":  func(log []byte, at int) []byte { return append(log[:at], log[at+64:]...) },
+		"its end": func(log []byte, at int) []byte { return log[:len(bytes.TrimRight(log, "\x00"))-5] },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, log, _ := crashedLog(t, 50)
@@ -282,8 +282,8 @@ func TestDamagedLogIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = openBadger(dir, true, lowestMinFreeSpace, freeSpace)
-			wantError(t, err, "log", "is damaged at byte", "restore the directory")
+			_, err = openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
+			wantError(t, err, "it is damaged", "log", "at byte", "restore the directory")
 			if after, _ := os.ReadFile(log); !bytes.Equal(before, after) {
 				t.Error("the log was changed")
 			}
@@ -299,16 +299,16 @@ func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	read, err := readLog(log)
+	if want := uint64(coverVersion + len(ids)); err != nil || read.first != coverVersion+1 || read.last != want {
+		t.Errorf("batches are %d to %d, want %d to %d", read.first, read.last, coverVersion+1, want)
+	}
+	if rest := bytes.TrimRight(content[read.end:], "\x00"); len(rest) > 0 || read.begun || read.batches != read.end || read.size != logSize {
+		t.Errorf("%d bytes were not read: %+v", len(rest), read)
+	}
 	content = content[logHeaderSize:]
-	begins, version, end := wholeEntries(content)
-	if want := uint64(coverVersion + len(ids)); begins != coverVersion+1 || version != want {
-		t.Errorf("batches are %d to %d, want %d to %d", begins, version, coverVersion+1, want)
-	}
-	if rest := bytes.TrimRight(content[end:], "\x00"); len(rest) > 0 {
-		t.Errorf("%d bytes were not read", len(rest))
-	}
-	if first, last := eventVersions(content); first != coverVersion+1 || last != version {
-		t.Errorf("events are of the batches %d to %d, want %d to %d", first, last, coverVersion+1, version)
+	if first, last := eventVersions(content); first != coverVersion+1 || last != read.last {
+		t.Errorf("events are of the batches %d to %d, want %d to %d", first, last, coverVersion+1, read.last)
 	}
 	entry, ok := readLogEntry(content)
 	if !ok || !entry.event || entry.version != coverVersion+1 {

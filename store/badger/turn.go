@@ -2,7 +2,6 @@ package badger
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,9 +20,9 @@ type turn struct {
 	lost      atomic.Bool // nobody knows how full the memtable is
 
 	// The writer's alone.
-	log, oldest int // numbers of the log in use, and of the oldest that may be there
-	inMemory    int // bytes of the memtable, estimated
-	inLog       int // bytes of its log
+	log, oldest uint64 // numbers of the log in use, and of the oldest that may be there
+	inMemory    int    // bytes of the memtable, estimated
+	inLog       int    // bytes of its log
 }
 
 // Bytes of an event, and of a batch's end but for its version in decimal digits. In
@@ -38,20 +37,11 @@ const (
 // start begins with the logs that are there after opening.
 func (t *turn) start(dir string) error {
 	t.dir = dir
-	logs, err := filepath.Glob(filepath.Join(dir, "*"+logExtension))
+	newest, oldest, err := logRange(dir)
 	if err != nil {
 		return err
 	}
-	for i, log := range logs {
-		var number int
-		if _, err := fmt.Sscanf(filepath.Base(log), logFormat, &number); err != nil {
-			return fmt.Errorf("log %s has no number: %w", log, err)
-		}
-		if i == 0 {
-			t.oldest = number
-		}
-		t.oldest, t.log = min(t.oldest, number), max(t.log, number)
-	}
+	t.oldest, t.log = oldest, newest
 	t.soon.Store(t.oldest < t.log)
 	return nil
 }
@@ -90,13 +80,7 @@ func (t *turn) look() {
 	}
 }
 
-func (t *turn) exists(log int) bool {
-	_, err := os.Lstat(filepath.Join(t.dir, fmt.Sprintf(logFormat, log)))
+func (t *turn) exists(log uint64) bool {
+	_, err := os.Lstat(filepath.Join(t.dir, logName(log)))
 	return !errors.Is(err, fs.ErrNotExist)
 }
-
-// Names of Badger's logs.
-const (
-	logExtension = ".mem"
-	logFormat    = "%05d" + logExtension
-)

@@ -1,7 +1,6 @@
 package badger
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -26,7 +25,7 @@ func TestTurnsOfTheLogAreExpected(t *testing.T) {
 // expectTurn commits batches until Badger has turned to a new log.
 func expectTurn(t *testing.T, s *database, size int) {
 	t.Helper()
-	next := filepath.Join(s.path, fmt.Sprintf(logFormat, s.turn.log+1))
+	next := filepath.Join(s.path, logName(s.turn.log+1))
 	early := 0 // batches since the turn was known to be near
 	for batches := 1; ; batches++ {
 		batch := make([]entry, size)

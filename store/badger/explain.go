@@ -1,0 +1,76 @@
+package badger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+)
+
+const (
+	restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, which forwards again whatever is sent again"
+	giveToUser    = "give it to the user who runs Caddy, with all its files"
+)
+
+// failure is a kind of error of the operating system, and what to do about it.
+type failure struct {
+	codes  []syscall.Errno
+	remedy string
+}
+
+var failures = []failure{
+	{permissionCodes, giveToUser},
+	{readOnlyCodes, "mount its file system for writing, and give it to the user who runs Caddy"},
+	{tooManyFilesCodes, "raise the number of files that Caddy may have open (LimitNOFILE= of a systemd service, ulimit -n)"},
+	{noMemoryCodes, "make memory available, or raise the limits of Caddy's process"},
+	{diskCodes, "see what the system's log says of this disk"},
+}
+
+// explain says what was tried and, where the system failed, what to do about it,
+// else the remedy. A failure for want of space is an errNoSpace.
+func explain(tried string, err error, remedy string) error {
+	if isFailure(err, noSpaceCodes) {
+		return fmt.Errorf("%w: %s: %w; make room, or choose another path", errNoSpace, tried, err)
+	}
+	for _, failure := range failures {
+		if isFailure(err, failure.codes) {
+			return fmt.Errorf("%s: %w; %s", tried, err, failure.remedy)
+		}
+	}
+	return fmt.Errorf("%s: %w; %s", tried, err, remedy)
+}
+
+// isFailure reports whether an error is one of these. Badger does not always wrap
+// an error, so its words decide, too.
+func isFailure(err error, codes []syscall.Errno) bool {
+	for _, code := range codes {
+		if errors.Is(err, code) || strings.Contains(err.Error(), code.Error()) {
+			return true
+		}
+	}
+	return false
+}
+
+// explainOpen adds the remedy to an error of opening the database.
+func explainOpen(path string, err error) error {
+	switch {
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case errors.Is(err, errDamaged):
+		return fmt.Errorf("%w; %s (after a power cut with sync off, open it once with sync off)", err, restoreAdvice)
+	case strings.Contains(err.Error(), "Another process is using this Badger database"):
+		return explainBadgerLock(path, err)
+	case isFailure(err, readOnlyCodes):
+		return explain("it can't be written to", err, giveToUser)
+	case errors.Is(err, fs.ErrPermission):
+		return explain("it can't be read or written", err, giveToUser)
+	}
+	for _, content := range []string{"Level validation", "CHECKSUM_MISMATCH", "checksum mismatch", "panicked"} {
+		if strings.Contains(err.Error(), content) { // what was not found before
+			return explainOpen(path, damagef("%w", err))
+		}
+	}
+	return explain("it can't be opened", err, "if nothing else helps, "+restoreAdvice)
+}

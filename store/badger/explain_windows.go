@@ -1,0 +1,17 @@
+package badger
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/windows"
+)
+
+// What the failures that [explain] knows are to this system.
+var (
+	permissionCodes   = []syscall.Errno{windows.ERROR_ACCESS_DENIED}
+	readOnlyCodes     = []syscall.Errno{windows.ERROR_WRITE_PROTECT}
+	noSpaceCodes      = []syscall.Errno{windows.ERROR_DISK_FULL, windows.ERROR_HANDLE_DISK_FULL, windows.ERROR_DISK_QUOTA_EXCEEDED}
+	tooManyFilesCodes = []syscall.Errno{windows.ERROR_TOO_MANY_OPEN_FILES}
+	noMemoryCodes     = []syscall.Errno{windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_OUTOFMEMORY, windows.ERROR_COMMITMENT_LIMIT}
+	diskCodes         = []syscall.Errno{windows.ERROR_IO_DEVICE, windows.ERROR_CRC, windows.ERROR_SECTOR_NOT_FOUND, windows.ERROR_NOT_READY}
+)

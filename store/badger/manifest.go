@@ -1,0 +1,71 @@
+package badger
+
+import (
+	"os"
+	"path/filepath"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// manifestTables are the tables that a manifest names, by their number.
+type manifestTables map[uint64]badgerdb.TableManifest
+
+// readManifest returns the tables that are part of the database.
+//
+// A record that is not whole at the end of the manifest is left out, as Badger does: a
+// crash may have come while it was being written.
+func readManifest(path string, names fileNames) (tables manifestTables, err error) {
+	if !names.manifest {
+		if len(names.tables) > 0 {
+			return nil, damagef("%s is missing beside %d tables", badgerdb.ManifestFilename, len(names.tables))
+		}
+		return nil, nil // a new database
+	}
+	file, err := os.Open(filepath.Join(path, badgerdb.ManifestFilename))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	// Badger takes an error of reading for the end.
+	if _, err := os.ReadFile(file.Name()); err != nil {
+		return nil, err
+	}
+	opts := badgerOptions(path, true, new(logger))
+	defer func() {
+		if p := recover(); p != nil { // how Badger reads a manifest of garbage
+			err = damagef("reading %s panicked: %v", badgerdb.ManifestFilename, p)
+		}
+	}()
+	manifest, _, err := badgerdb.ReplayManifestFile(file, opts.ExternalMagicVersion, opts)
+	if err != nil {
+		return nil, damagef("%s can't be read: %w", badgerdb.ManifestFilename, err)
+	}
+	for id, table := range manifest.Tables {
+		if int(table.Level) >= opts.MaxLevels || table.KeyID != 0 || table.Compression != options.None {
+			return nil, damagef("%s describes table %s as no table of this store", badgerdb.ManifestFilename, tableName(id))
+		}
+	}
+	return manifest.Tables, nil
+}
+
+// nameless are the tables in a directory that its manifest does not name.
+type nameless struct {
+	count  int
+	newest uint64 // the highest version in them
+}
+
+// namelessTables looks at the tables that Badger would delete. One that can't be
+// read was being written when the process ended.
+func namelessTables(path string, names fileNames, named manifestTables) (found nameless) {
+	for id := range names.tables {
+		if _, ok := named[id]; ok {
+			continue
+		}
+		found.count++
+		if index, err := readIndex(filepath.Join(path, tableName(id))); err == nil {
+			found.newest = max(found.newest, index.maxVersion)
+		}
+	}
+	return found
+}

@@ -1,0 +1,144 @@
+package badger
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/dgraph-io/ristretto/v2/z"
+)
+
+// prepare makes what was examined ready for Badger.
+//
+// Of a log Badger reads what follows the whole batches, too, and may ask for
+// gigabytes of memory where that is garbage; it does not open a database with an
+// empty log; and its other files, which hold nothing of ours, can make it fail or
+// end the process if they are damaged.
+func prepare(path string, found findings) error {
+	if err := writeState(path, storeState{stateOpening, found.known}); err != nil {
+		return err
+	}
+	for _, log := range found.logs {
+		name := filepath.Join(path, log.name)
+		switch {
+		case log.size == 0:
+			if err := os.Remove(name); err != nil {
+				return err
+			}
+		case log.begun:
+			if err := os.Truncate(name, int64(log.batches)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range found.names.others {
+		if err := removeUseless(filepath.Join(path, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeUseless removes a file without events in it, if Badger might not be able to
+// read it. Badger makes it anew.
+func removeUseless(name string) error {
+	content, err := readBeginning(name)
+	if err != nil {
+		return err
+	}
+	useless := false
+	switch base := filepath.Base(name); {
+	case base == keyRegistry:
+		// without a key there are an initialization vector and a text
+		useless = len(content) != 16+len(keyRegistryText) || !bytes.HasSuffix(content, []byte(keyRegistryText))
+	case base == discardFile:
+		useless = len(content) != discardSize || len(bytes.Trim(content, "\x00")) > 0
+	case strings.HasSuffix(base, valueLogSuffix):
+		// All our values are in the tables, see valueThreshold.
+		useless = len(content) < logHeaderSize || len(bytes.Trim(content[:8], "\x00")) > 0 || len(bytes.TrimRight(content[logHeaderSize:], "\x00")) > 0
+	}
+	if !useless {
+		return nil
+	}
+	return os.Remove(name)
+}
+
+const (
+	keyRegistryText = "Hello Badger"
+	discardSize     = 1 << 20
+)
+
+// readBeginning reads a file that is not large, and of a larger one the beginning.
+func readBeginning(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, 4<<20))
+}
+
+// spareFiles is for what Badger opens beside the files that are there: its lock, a
+// log, a value log and the directory; and for what else Caddy opens meanwhile.
+const spareFiles = 16
+
+// rehearse does what Badger does with its files while it opens, all at once. Badger
+// ends the process if the last of them can't be opened, and it leaks what it has
+// opened before.
+func rehearse(path string) (err error) {
+	names, err := listFiles(path)
+	if err != nil {
+		return err
+	}
+	files := names.all(path)
+	if runtime.GOOS != "windows" { // where it is the lock, and not there
+		if lock := filepath.Join(path, lockFile); exists(lock) {
+			files = append(files, lock)
+		}
+	}
+	for _, name := range files {
+		closeFile, err := openMapped(name)
+		if err != nil {
+			return err
+		}
+		defer closeFile()
+	}
+	for range spareFiles {
+		file, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+	}
+	return nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// openMapped opens a file for reading and writing and maps it.
+func openMapped(name string) (closeFile func(), err error) {
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil || info.Size() == 0 {
+		return func() { file.Close() }, err
+	}
+	mapped, err := z.Mmap(file, true, info.Size())
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("mapping %s: %w", name, err)
+	}
+	return func() {
+		_ = z.Munmap(mapped)
+		file.Close()
+	}, nil
+}
