@@ -1,7 +1,10 @@
 package instantapi
 
 import (
+	"context"
 	"net/http"
+	"net/http/httptrace"
+	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -21,8 +24,11 @@ type exchange struct {
 	inFront *exchange // of a guard that forwards the same request; nil: there is none
 	event
 
-	body     *body.Body // nil until it has been read
-	bodyHash uint64     // tells a changed repeat from a true one
+	body       *body.Body // nil until it has been read
+	outgoing   *body.Outgoing
+	bodyNeeded bool // somebody may read the body after the handler has returned
+
+	bodyHash uint64 // tells a changed repeat from a true one
 	id       store.Identity
 	claim    *ledger.Claim // nil: nothing is recorded
 
@@ -39,18 +45,43 @@ func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, next caddyh
 // end counts the request and lets go of its body.
 func (x *exchange) end() {
 	x.count()
-	if x.body != nil {
+	if x.body != nil && !x.bodyNeeded {
 		x.body.Release()
 	}
 }
 
-// readBody reads the whole body, which may have this many bytes.
+// readBody reads the whole body, which may have this many bytes, and makes it the
+// request's for whoever comes next.
 func (x *exchange) readBody(limit int64) (err error) {
-	if x.body, err = body.Read(x.request, limit); err != nil {
+	r := x.request
+	if x.body, err = body.Read(r, limit); err != nil {
+		r.Body = body.Failed{Err: err} // the rest of a body must not pass for all of it
 		return err
 	}
 	x.size = len(x.body.Bytes())
+	x.setBody(x.body.Outgoing())
+	r.ContentLength = int64(x.size)
+	r.TransferEncoding = nil
+	r.Header["Content-Length"] = []string{strconv.Itoa(x.size)} // FastCGI reads it here
+	delete(r.Header, "Expect")                                  // fulfilled
 	return nil
+}
+
+func (x *exchange) setBody(b *body.Outgoing) {
+	x.outgoing = b
+	x.request.Body, x.request.GetBody = b, b.Again
+}
+
+// leaveBody leaves the body to whoever takes over from a failed handler, like an
+// error route: to be read from its beginning, and as often as it takes.
+func (x *exchange) leaveBody() {
+	if x.body == nil {
+		return
+	}
+	x.bodyNeeded = true
+	x.setBody(x.body.Outgoing()) // who reads the last one may still be at it
+	ctx, cancel := context.WithCancel(x.request.Context())
+	*x.request = *x.request.WithContext(httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel)))
 }
 
 // claimEvent asks the ledger for the right to deliver the event, which the

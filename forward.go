@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -27,6 +28,7 @@ func (x *exchange) forward() (*answer, error) {
 	if x.claim != nil || x.unprotected {
 		ctx = context.WithValue(ctx, guardCtxKey{}, x)
 	}
+	ctx = httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel))
 
 	x.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
 	dw := &deliveryWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: x.writer}, exchange: x}
@@ -41,7 +43,7 @@ func (x *exchange) forward() (*answer, error) {
 	}()
 
 	err := x.next.ServeHTTP(dw, x.request.WithContext(ctx))
-	if err == nil && dw.status == 0 {
+	if dw.status == 0 && (err == nil || x.outgoing.Err() != nil) {
 		return dw.answerInstead()
 	}
 	if !dw.accepted() {
@@ -105,6 +107,9 @@ type deliveryWriter struct {
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
 
+// statusHungUp is not sent to anybody, but logged.
+const statusHungUp = 499
+
 // errSwitched is for a handler that goes on after a 101.
 var errSwitched = errors.New("a webhook's connection is not switched to another protocol")
 
@@ -113,6 +118,9 @@ func (w *deliveryWriter) WriteHeader(status int) {
 	if status == http.StatusSwitchingProtocols {
 		w.switched = true
 		return
+	}
+	if status == statusHungUp && w.exchange.outgoing.Err() != nil {
+		return // the attempt was ended, but not by the sender
 	}
 	if status >= 200 && w.status == 0 {
 		w.status = status
@@ -178,6 +186,8 @@ func (w *deliveryWriter) answerInstead() (*answer, error) {
 	switch {
 	case isUnhandled(w.exchange.request):
 		return answerNoBackend, errUnhandled
+	case w.exchange.outgoing.Err() != nil:
+		return answerNoAnswer, w.exchange.outgoing.Err()
 	case w.switched:
 		for _, name := range switchingHeaders {
 			w.Header().Del(name)

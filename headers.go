@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strconv"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -131,19 +130,14 @@ func (x *exchange) removeForgedHeaders() {
 	r.Trailer = nil
 }
 
-// prepareForward makes of the request what the next handlers get.
-func (x *exchange) prepareForward() {
-	r := x.request
-	r.Body = x.body
-	r.ContentLength = int64(x.size)
-	r.TransferEncoding = nil
-	delete(r.Header, "Expect") // fulfilled: the body has been read
-
-	values := []string{strconv.Itoa(x.size), "true", x.id.String()} // of one header each
-	r.Header["Content-Length"] = values[0:1:1]                      // FastCGI reads it here
-	r.Header[headerVerified] = values[1:2:2]
+// setGuardHeaders tells the next handlers that the event is authentic, and which it
+// is.
+func (x *exchange) setGuardHeaders() {
+	header := x.request.Header
+	values := []string{"true", x.id.String()} // of one header each
+	header[headerVerified] = values[0:1:1]
 	if x.handler.idempotencyHeader != "" {
-		r.Header[x.handler.idempotencyHeader] = values[2:3:3]
+		header[x.handler.idempotencyHeader] = values[1:2:2]
 	}
 	if x.inFront != nil && x.inFront.unprotected {
 		x.markUnprotected()

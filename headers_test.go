@@ -290,13 +290,8 @@ type fastCGIRequest struct {
 // what it got and answers 200, or what answer says.
 func newFastCGI(t *testing.T, answer http.HandlerFunc) *fastCGI {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	f := &fastCGI{addr: l.Addr().String()}
-	go fcgi.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	f := new(fastCGI)
+	f.addr = serveFastCGI(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		f.mu.Lock()
 		f.got = append(f.got, fastCGIRequest{r, string(body)})
@@ -308,6 +303,18 @@ func newFastCGI(t *testing.T, answer http.HandlerFunc) *fastCGI {
 		io.WriteString(w, caddytest.FromBackend)
 	}))
 	return f
+}
+
+// serveFastCGI runs a handler behind FastCGI until the test ends.
+func serveFastCGI(t *testing.T, handler http.Handler) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go fcgi.Serve(l, handler)
+	return l.Addr().String()
 }
 
 func (f *fastCGI) requests() []fastCGIRequest {

@@ -258,14 +258,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer x.end() // deferred, for handlers that panic
 
 	a, err := x.serve()
-	if a == nil {
-		return err // the next handlers had the request
+	if a != nil {
+		err = x.answer(a, err)
 	}
-	return x.answer(a, err)
+	if err != nil || x.outcome == outcomeUpstreamFailed {
+		x.leaveBody()
+	}
+	return err
 }
 
 // serve is the contract of this module. Each step either goes on to the next one
-// or ends with an answer and its cause.
+// or ends with an answer and its cause. The answer is nil where the next handlers
+// had the request.
 func (x *exchange) serve() (*answer, error) {
 	// First of all, whatever becomes of the request.
 	x.removeForgedHeaders()
@@ -293,7 +297,7 @@ func (x *exchange) serve() (*answer, error) {
 	if err := x.identify(); err != nil {
 		return answerJSON, err
 	}
-	x.prepareForward()
+	x.setGuardHeaders()
 	if x.handler.VerifyOnly || x.isClaimed() {
 		return x.forward()
 	}

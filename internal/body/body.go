@@ -54,17 +54,16 @@ func returnBuffer(buffer *[]byte) {
 	poolOf(cap(*buffer)).Put(buffer)
 }
 
-// Body is a whole body in memory, for the next handlers to read. Its
-// buffer serves other requests after release.
+// Body is a whole body in memory, for the next handlers to read as often as they
+// need to. Its buffer serves other requests after Release.
 type Body struct {
 	mu     sync.Mutex // a proxy may still be sending when its handler has returned
 	buffer *[]byte    // nil: released
-	read   int
 }
 
 // Read reads the whole body. The buffer grows with what arrives, to at most
 // twice of that or secondBuffer: a sender that announces much and sends little
-// costs little. The caller must release the body.
+// costs little.
 func Read(r *http.Request, limit int64) (*Body, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
@@ -101,30 +100,61 @@ func growBuffer(full *[]byte) *[]byte {
 // Bytes is what the body holds, until Release.
 func (b *Body) Bytes() []byte { return *b.buffer }
 
-// Read implements io.Reader.
-func (b *Body) Read(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.buffer == nil {
-		return 0, ErrReleased
-	}
-	if b.read == len(*b.buffer) {
-		return 0, io.EOF
-	}
-	n := copy(p, (*b.buffer)[b.read:])
-	b.read += n
-	return n, nil
-}
-
-// Close implements io.Closer. It does nothing, as a proxy's next attempt may read
-// on: all of the body if the one before did not reach its upstream, else only the
-// rest, and then net/http ends that attempt because Content-Length says more.
-func (b *Body) Close() error { return nil }
-
-// Release gives the buffer to other requests. From here on nobody can read it.
+// Release gives the buffer to other requests. From here on nobody can read it. A
+// body that somebody may still need is not released, but left to the garbage
+// collector: nobody tells when an error route, or whoever else comes behind a
+// handler, has done with it.
 func (b *Body) Release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	returnBuffer(b.buffer)
 	b.buffer = nil
 }
+
+// readLocked copies what stands at this position.
+func (b *Body) readLocked(p []byte, position int) (int, error) {
+	if b.buffer == nil {
+		return 0, ErrReleased
+	}
+	if position == len(*b.buffer) {
+		return 0, io.EOF
+	}
+	return copy(p, (*b.buffer)[position:]), nil
+}
+
+// reader reads a body once.
+type reader struct {
+	body     *Body
+	position int
+	closed   bool
+}
+
+// Read implements io.Reader.
+func (r *reader) Read(p []byte) (int, error) {
+	r.body.mu.Lock()
+	defer r.body.mu.Unlock()
+	if r.closed {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := r.body.readLocked(p, r.position)
+	r.position += n
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *reader) Close() error {
+	r.body.mu.Lock()
+	defer r.body.mu.Unlock()
+	r.closed = true
+	return nil
+}
+
+// Failed is the body of a request that could not be read: who reads it gets the
+// error.
+type Failed struct{ Err error }
+
+// Read implements io.Reader.
+func (f Failed) Read([]byte) (int, error) { return 0, f.Err }
+
+// Close implements io.Closer.
+func (f Failed) Close() error { return nil }

@@ -35,12 +35,13 @@ func TestBodyIsReadWhole(t *testing.T) {
 				if !bytes.Equal(body.Bytes(), sent) {
 					t.Errorf("%d bytes %s: they are others", size, how)
 				}
-				forwarded, err := io.ReadAll(body)
+				outgoing := body.Outgoing()
+				forwarded, err := io.ReadAll(outgoing)
 				if err != nil || !bytes.Equal(forwarded, sent) {
 					t.Errorf("%d bytes %s: others are forwarded, %v", size, how, err)
 				}
 				body.Release()
-				if _, err := body.Read(make([]byte, 1)); !errors.Is(err, ErrReleased) {
+				if _, err := outgoing.Read(make([]byte, 1)); !errors.Is(err, ErrReleased) {
 					t.Errorf("after its request: got %v, want ErrReleased", err)
 				}
 				reader = bytes.NewReader(sent) // for the second time
@@ -118,11 +119,12 @@ func TestReleasedBodyGivesNothingAway(t *testing.T) {
 	cut := 0
 	for range 500 {
 		mine := read('a')
+		outgoing := mine.Outgoing()
 		sending := make(chan []byte)
 		go func() {
 			sent, chunk := []byte(nil), make([]byte, 512)
 			for {
-				n, err := mine.Read(chunk)
+				n, err := outgoing.Read(chunk)
 				sent = append(sent, chunk[:n]...)
 				if err != nil {
 					sending <- sent

@@ -1,0 +1,204 @@
+package body
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"time"
+)
+
+// Outgoing is a body on its way to a backend, and to the next one where that
+// fails: each attempt gets it from its beginning.
+//
+// All attempts of a proxy read from one Outgoing, because they share one request;
+// [Outgoing.Trace] tells them apart. To begin anew with each Close would mix two
+// attempts where the backend has answered early and the first one is still sending,
+// and HTTP/2 closes a body while it reads it.
+type Outgoing struct {
+	body *Body // its mutex guards all of this
+
+	position  int
+	whole     bool  // the end has been read since the last beginning
+	closed    bool  // by a handler, before there was an attempt
+	replaced  bool  // somebody sends another body in place of this one
+	err       error // of all further reads
+	attempted bool  // there has been an attempt
+
+	// held is what a proxy that buffers a part of the body has read before the
+	// first attempt. An attempt sends what is left of that, and then reads on.
+	held int
+
+	// Of the last attempt.
+	traced  bool          // it tells when it has ended, as all but FastCGI's do
+	writing bool          // it has begun to write to a backend
+	asked   bool          // it has read from here
+	over    bool          // it has ended
+	ended   chan struct{} // nil as long as nobody waits for the end
+}
+
+// Outgoing returns the body for the next handlers to read.
+func (b *Body) Outgoing() *Outgoing { return &Outgoing{body: b} }
+
+// Why a body can't be read once more.
+var (
+	errStillSending = errors.New("the attempt before this one is still sending the body")
+	errHeld         = errors.New("the proxy has buffered a part of the body, and may have used it up: raise request_buffers")
+	errReplaced     = errors.New("another body is sent in place of this one")
+)
+
+// How long an attempt waits for the end of the one before: one that has read a
+// part of the body, and one that may begin to.
+const (
+	patience      = 5 * time.Second
+	shortPatience = 100 * time.Millisecond
+)
+
+// Read implements io.Reader.
+func (o *Outgoing) Read(p []byte) (int, error) {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	if o.err != nil {
+		return 0, o.err
+	}
+	if o.closed && !o.whole {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	if o.closed {
+		o.rewindLocked() // a handler that has read all of it reads it again
+	}
+	o.asked, o.over = true, false
+	n, err := o.body.readLocked(p, o.position)
+	o.position += n
+	o.whole = o.whole || err == io.EOF
+	return n, err
+}
+
+func (o *Outgoing) rewindLocked() {
+	o.position, o.held = 0, 0
+	o.whole, o.closed = false, false
+}
+
+// Close implements io.Closer. It does not end an attempt, see [Outgoing].
+func (o *Outgoing) Close() error {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	if !o.attempted {
+		o.closed, o.replaced = true, o.position == 0
+	}
+	return nil
+}
+
+// Again returns another reader of the whole body: it is a request's GetBody.
+func (o *Outgoing) Again() (io.ReadCloser, error) {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	if o.replaced {
+		return nil, errReplaced
+	}
+	return &reader{body: o.body}, nil
+}
+
+// Trace returns what must be in the context of the requests that send the body.
+// Where an attempt can't have the whole body, and could not be told so because it
+// does not even ask for it, it is ended with stop, and [Outgoing.Err] says why.
+//
+// An attempt begins when a transport asks for a connection, and has done with the
+// body when it has written the request. FastCGI's transport does not ask but dials,
+// once for each attempt, and has done with the body by the time that it returns.
+func (o *Outgoing) Trace(stop func()) *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn:      func(string) { o.begin(true, stop) },
+		WroteHeaders: func() { o.write(true) },
+		WroteRequest: func(httptrace.WroteRequestInfo) { o.end() },
+		ConnectStart: func(string, string) { o.dial(stop) },
+		ConnectDone: func(_, _ string, err error) {
+			if err == nil {
+				o.write(false)
+			}
+		},
+	}
+}
+
+// Err returns why the body can't be read any more, nil if it can.
+func (o *Outgoing) Err() error {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	return o.err
+}
+
+// begin begins an attempt.
+func (o *Outgoing) begin(traced bool, stop func()) {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	if o.traced && o.writing && !o.over {
+		o.waitLocked()
+	}
+	switch {
+	case !o.attempted && !o.whole:
+		o.held = o.position
+	case o.held > 0 && (o.whole || !o.asked && o.writing):
+		// The proxy reads no more behind the end of its buffer and of the body;
+		// and nobody knows how much of its buffer it has used up.
+		o.err = errHeld
+	case o.held == 0 || o.asked:
+		o.rewindLocked() // what was held has been used up before this was asked for
+	}
+	if o.err != nil {
+		stop()
+	}
+	o.attempted, o.traced = true, traced
+	o.writing, o.asked, o.over, o.whole, o.closed = false, false, false, false, false
+}
+
+// waitLocked waits for the end of the last attempt.
+func (o *Outgoing) waitLocked() {
+	wait := shortPatience
+	if o.asked {
+		wait = patience
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	ended := make(chan struct{})
+	o.ended = ended
+	o.body.mu.Unlock()
+	select {
+	case <-ended:
+	case <-timer.C:
+	}
+	o.body.mu.Lock()
+	if o.asked && !o.over {
+		o.err = errStillSending
+	}
+}
+
+// dial begins an attempt, unless it is for a connection that the last one has
+// asked for.
+func (o *Outgoing) dial(stop func()) {
+	o.body.mu.Lock()
+	asked := o.traced && !o.over
+	o.body.mu.Unlock()
+	if !asked {
+		o.begin(false, stop)
+	}
+}
+
+// write notes that an attempt of either kind goes out to a backend.
+func (o *Outgoing) write(traced bool) {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	if o.traced == traced {
+		o.writing, o.over = true, false
+	}
+}
+
+// end ends an attempt, one that sends no body too.
+func (o *Outgoing) end() {
+	o.body.mu.Lock()
+	defer o.body.mu.Unlock()
+	o.over = true
+	if o.ended != nil {
+		close(o.ended)
+		o.ended = nil
+	}
+}
