@@ -89,7 +89,11 @@ func (x *exchange) leaveBody() {
 func (x *exchange) claimEvent(events *ledger.Ledger) (before *ledger.Earlier, err error) {
 	x.bodyHash = xxhash.Sum64(x.body.Bytes())
 	wait := time.Duration(*x.handler.InFlightWait)
-	x.claim, before, err = events.Claim(x.request.Context(), x.id, wait)
+	ctx := x.request.Context()
+	if ctx.Err() != nil { // the sender has hung up while an error route took over
+		ctx = context.WithoutCancel(ctx)
+	}
+	x.claim, before, err = events.Claim(ctx, x.id, wait)
 	return before, err
 }
 
