@@ -144,15 +144,6 @@ func TestCaddyfileErrors(t *testing.T) {
 	}
 }
 
-func wantError(t *testing.T, err error, wants ...string) {
-	t.Helper()
-	for _, want := range wants {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got error %v, want %q in it", err, want)
-		}
-	}
-}
-
 func TestCaddyfileErrorsOfApp(t *testing.T) {
 	store := func(line string) string { return "store badger {\n" + line + "\n}" }
 	for in, want := range map[string]string{

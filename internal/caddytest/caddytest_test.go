@@ -1,7 +1,9 @@
 package caddytest
 
 import (
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"runtime"
@@ -105,4 +107,30 @@ func TestFinishReadsACommand(t *testing.T) {
 	}
 	begun := time.Now()
 	Eventually(t, "a while passes", func() bool { return time.Since(begun) > 20*time.Millisecond })
+}
+
+// A request is sent again where its connection breaks.
+func TestBrokenConnectionIsTriedAgain(t *testing.T) {
+	for name, request := range map[string]func(url string) *http.Request{
+		"with a body": func(url string) *http.Request { return Signed(url, Event("1")) },
+		"without": func(url string) *http.Request {
+			r, err := http.NewRequest(http.MethodGet, url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			broken := 0
+			backend := NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+				if broken++; broken <= 2 {
+					panic(http.ErrAbortHandler)
+				}
+				io.WriteString(w, FromBackend)
+			})
+			Do(t, request(backend.URL)).WantForwarded(t)
+			backend.WantDeliveries(t, 3)
+		})
+	}
 }
