@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // The environment variables that make a child.
@@ -64,7 +66,7 @@ func wantRefusedBy(t *testing.T, child *exec.Cmd, dir string, wants ...string) {
 		}
 		t.Errorf("opening ended the process: %s", crash)
 	} else {
-		wantError(t, errors.New(string(output)), wants...)
+		caddytest.WantError(t, errors.New(string(output)), wants...)
 	}
 	wantUnchanged(t, before, contents(t, dir))
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -61,14 +62,14 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 	}
 	edit(t, log, func(content []byte) []byte { clear(content[cut-70 : cut-50]); return content })
 	_, err = openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
-	wantError(t, err, "its log before 99999.mem is damaged", "restore the directory")
+	caddytest.WantError(t, err, "its log before 99999.mem is damaged", "restore the directory")
 
 	// The names are numbers, of at least five digits.
 	if err := os.Rename(newer, filepath.Join(dir, "100000.mem")); err != nil {
 		t.Fatal(err)
 	}
 	_, err = examine(ctx, dir, true)
-	wantError(t, err, "its log before 100000.mem is damaged")
+	caddytest.WantError(t, err, "its log before 100000.mem is damaged")
 }
 
 // Cut where one record of it ends, a manifest is whole to all appearances; Badger
@@ -95,7 +96,7 @@ func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
 	})
 	before := tables(t, dir)
 	_, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
-	wantError(t, err, "MANIFEST names 1 of 2 tables", "restore the directory")
+	caddytest.WantError(t, err, "MANIFEST names 1 of 2 tables", "restore the directory")
 	if after := tables(t, dir); len(after) != len(before) {
 		t.Errorf("tables were %v, are %v", before, after)
 	}

@@ -51,7 +51,7 @@ func TestFileIsRefusedAsADirectory(t *testing.T) {
 	caddytest.WriteFile(t, file, "content")
 	wantRefused(t, file, "can't be made", "give a path")
 	_, err := openBadger(ctx, filepath.Join(file, "store"), true, lowestMinFreeSpace, freeSpace)
-	wantError(t, err, "can't be made", "give a path")
+	caddytest.WantError(t, err, "can't be made", "give a path")
 }
 
 // A directory whose content is wrong is refused, with the remedy, and is left as it

@@ -47,7 +47,7 @@ func fillUntilRefused(dir string) {
 // A disk that events fill up ends in errNoSpace, and not in the SIGBUS that a
 // write to a mapped file without room is.
 func TestFillingTheDiskDoesNotEndTheProcess(t *testing.T) {
-	disk := mount(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
+	disk := caddytest.Mount(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
 	cmd := childCommand("fill", filepath.Join(disk, "store"))
 	output, errput := new(bytes.Buffer), new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = output, errput
@@ -65,9 +65,9 @@ func TestReadOnlyFileSystemIsRefused(t *testing.T) {
 	good, _ := storeWithTables(t)
 	for name, dir := range map[string]string{"empty": t.TempDir(), "store": good} {
 		t.Run(name, func(t *testing.T) {
-			disk := mount(t, "--bind", dir)
+			disk := caddytest.Mount(t, "--bind", dir)
 			if output, err := exec.Command("mount", "-o", "remount,ro,bind", disk).CombinedOutput(); err != nil {
-				missing(t, fmt.Sprintf("remounting: %v %s", err, output))
+				caddytest.Missing(t, "remounting: %v %s", err, output)
 			}
 			wantRefused(t, disk, "can't be written to", "give it to the user who runs Caddy")
 		})
@@ -79,6 +79,3 @@ func init() {
 }
 
 // Faults of whole file systems, which take root and mounts.
-
-// mount mounts something for the length of the test, and returns where.
-var mount = caddytest.Mount

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
 // Faults of permissions, which take a user who may not do all.
@@ -63,7 +65,7 @@ func TestReadOnlyDirectoryIsRefused(t *testing.T) {
 // A directory of another user is refused, by a process that may not do all.
 func TestDirectoryOfAnotherUserIsRefused(t *testing.T) {
 	if os.Getuid() != 0 {
-		missing(t, "becoming another user takes root")
+		caddytest.Missing(t, "becoming another user takes root")
 	}
 	open := openDir(t)
 	good, _ := storeWithTables(t)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/internal/faultfs"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
@@ -103,7 +104,7 @@ func TestHungDiskIsAnsweredInTime(t *testing.T) {
 			}
 			disk.Set(faultfs.Faults{})
 			later := randomID()
-			eventually(t, "it works again", func() bool {
+			caddytest.Eventually(t, "it works again", func() bool {
 				return s.Record(ctx, later, store.Record{Status: 200}) == nil
 			})
 			wantFound(t, s, []store.Identity{known, later})
@@ -133,7 +134,7 @@ func TestHungDiskAtATurnOfTheLog(t *testing.T) {
 			}
 		}()
 	}
-	eventually(t, "a new log hangs", func() bool { return disk.Hanging() > 0 })
+	caddytest.Eventually(t, "a new log hangs", func() bool { return disk.Hanging() > 0 })
 	wantRefused := func(limit time.Duration) {
 		t.Helper()
 		within(t, limit, "looking up", func() {
@@ -156,7 +157,7 @@ func TestHungDiskAtATurnOfTheLog(t *testing.T) {
 	}
 	<-filled
 	disk.Set(faultfs.Faults{})
-	eventually(t, "it works again", func() bool {
+	caddytest.Eventually(t, "it works again", func() bool {
 		_, found, err := s.Lookup(ctx, known)
 		return found && err == nil
 	})
@@ -176,7 +177,7 @@ func openModule(t *testing.T, dir string) (*Module, store.Store) {
 
 func wantOpenedAgain(t *testing.T, module *Module, ids []store.Identity) {
 	t.Helper()
-	eventually(t, "it opens again", func() bool {
+	caddytest.Eventually(t, "it opens again", func() bool {
 		s, err := module.Open(ctx)
 		if err != nil {
 			return false

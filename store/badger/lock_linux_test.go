@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"golang.org/x/sys/unix"
 )
 
@@ -15,7 +16,7 @@ func lockFailing(t *testing.T, errno, when string) error {
 	t.Helper()
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		missing(t, err.Error())
+		caddytest.Missing(t, "%v", err)
 	}
 	child := childCommand("open", t.TempDir())
 	child.Args = []string{strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock",
@@ -23,7 +24,7 @@ func lockFailing(t *testing.T, errno, when string) error {
 	child.Path = strace
 	output, err := child.Output()
 	if err != nil {
-		missing(t, fmt.Sprintf("strace: %v %s", err, output))
+		caddytest.Missing(t, "strace: %v %s", err, output)
 	}
 	return errors.New(string(output))
 }
@@ -40,16 +41,16 @@ func TestEachErrorOfALockIsExplained(t *testing.T) {
 		"EACCES":      {"it can't be locked", unix.EACCES.Error()},
 		"EINVAL":      {"it can't be locked", unix.EINVAL.Error()},
 	} {
-		t.Run(errno, func(t *testing.T) { wantError(t, lockFailing(t, errno, "1+"), wants...) })
+		t.Run(errno, func(t *testing.T) { caddytest.WantError(t, lockFailing(t, errno, "1+"), wants...) })
 	}
-	t.Run("interrupted once", func(t *testing.T) { wantError(t, lockFailing(t, "EINTR", "1"), "opened") })
+	t.Run("interrupted once", func(t *testing.T) { caddytest.WantError(t, lockFailing(t, "EINTR", "1"), "opened") })
 }
 
 // Badger takes every error of its lock for another process.
 func TestErrorsOfBadgersLockAreExplained(t *testing.T) {
 	dir := t.TempDir()
 	fromBadger := errors.New("Cannot acquire directory lock on \"dir\".  Another process is using this Badger database. err: " + unix.ENOLCK.Error())
-	wantError(t, explainOpen(dir, fromBadger), "it can't be locked: "+unix.ENOLCK.Error()+"; try again")
+	caddytest.WantError(t, explainOpen(dir, fromBadger), "it can't be locked: "+unix.ENOLCK.Error()+"; try again")
 	testStore(t, dir, true)
 	if err := explainOpen(dir, fromBadger); !errors.Is(err, errInUse) {
 		t.Errorf("with another process: got %v, want errInUse", err)

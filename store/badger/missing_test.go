@@ -9,6 +9,7 @@ import (
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -35,12 +36,12 @@ func takeMoments(t *testing.T) (m moments) {
 		return dir
 	}
 	fill := func(tables int) {
-		eventually(t, "a table is written and its log removed", func() bool {
+		caddytest.Eventually(t, "a table is written and its log removed", func() bool {
 			fillStore(t, s, 2000, time.Time{})
 			files, _ := filepath.Glob(filepath.Join(live, "*.sst"))
 			return len(files) >= tables
 		})
-		eventually(t, "its log is removed", func() bool {
+		caddytest.Eventually(t, "its log is removed", func() bool {
 			newest, oldest, err := logRange(live)
 			return err == nil && newest == oldest
 		})
@@ -245,7 +246,7 @@ func TestTablesKeepTheirNewestVersion(t *testing.T) {
 			}
 		}))
 	}
-	eventually(t, "there is a table", func() bool { return len(s.db.Tables()) > 0 })
+	caddytest.Eventually(t, "there is a table", func() bool { return len(s.db.Tables()) > 0 })
 	for range 3 {
 		before := newest()
 		if err := s.shrink(); err != nil {

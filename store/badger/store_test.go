@@ -283,7 +283,7 @@ func TestDamagedLogIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err = openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
-			wantError(t, err, "it is damaged", "log", "at byte", "restore the directory")
+			caddytest.WantError(t, err, "it is damaged", "log", "at byte", "restore the directory")
 			if after, _ := os.ReadFile(log); !bytes.Equal(before, after) {
 				t.Error("the log was changed")
 			}
@@ -340,15 +340,4 @@ func TestForgettingOutlivesACrash(t *testing.T) {
 			t.Errorf("forgotten event: got %t %v", found, err)
 		}
 	}
-}
-
-// Short names for what the tests of this package use most.
-var (
-	wantError  = caddytest.WantError
-	eventually = caddytest.Eventually
-)
-
-func missing(t testing.TB, why string) {
-	t.Helper()
-	caddytest.Missing(t, "%s", why)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -57,7 +58,7 @@ func expectTurn(t *testing.T, s *database, size int) {
 func TestTurnsOfTheLogEnd(t *testing.T) {
 	s := testStore(t, t.TempDir(), false)
 	expectTurn(t, s, 1000)
-	eventually(t, "the old log is removed and nobody expects a turn", func() bool {
+	caddytest.Eventually(t, "the old log is removed and nobody expects a turn", func() bool {
 		if err := s.Record(ctx, randomID(), store.Record{Status: 200}); err != nil {
 			t.Fatal(err)
 		}
