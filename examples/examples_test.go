@@ -23,6 +23,7 @@ func TestExamples(t *testing.T) {
 		"rotation":   testRotation,
 		"by-type":    testByType,
 		"upstreams":  testUpstreams,
+		"fallback":   testFallback,
 		"grafana":    testGrafana,
 	}
 	configs, err := filepath.Glob("*/*[cC]addy[f.]*")
@@ -103,6 +104,24 @@ func testUpstreams(t *testing.T) {
 		t.Run(name, func(t *testing.T) { testSecondTakes(t, "upstreams/Caddyfile", first(t)) })
 	}
 	t.Run("both are up", func(t *testing.T) { testFirstTakes(t, "upstreams/Caddyfile") })
+}
+
+// testFallback checks that the error route's guard records what the fallback
+// takes, and nothing else.
+func testFallback(t *testing.T) {
+	for name, first := range unusableUpstreams {
+		t.Run(name, func(t *testing.T) { testSecondTakes(t, "fallback/Caddyfile", first(t)) })
+	}
+	t.Run("both are up", func(t *testing.T) { testFirstTakes(t, "fallback/Caddyfile") })
+	t.Run("both are down", func(t *testing.T) {
+		url := run(t, "fallback/Caddyfile", addresses{
+			"127.0.0.1:3000": caddytest.FreeAddr(t),
+			"127.0.0.1:3001": caddytest.FreeAddr(t),
+		})
+		for range 2 { // what nobody took is no duplicate
+			call{name: "refused", body: event("task.completed", "1"), status: 502}.make(t, url)
+		}
+	})
 }
 
 // testSecondTakes checks that the second backend gets what the first one can't
