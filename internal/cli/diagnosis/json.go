@@ -192,7 +192,7 @@ func javaScriptNumber(dst, literal []byte) []byte {
 
 // pythonNumber appends an integer as it is, and any other number as repr does.
 func pythonNumber(dst, literal []byte) []byte {
-	if bytes.IndexAny(literal, ".eE") < 0 {
+	if !bytes.ContainsAny(literal, ".eE") {
 		return append(dst, literal...)
 	}
 	f, err := strconv.ParseFloat(string(literal), 64)
