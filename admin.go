@@ -23,6 +23,7 @@ func init() {
 //	GET    /instantapi_verify/status
 //	GET    /instantapi_verify/event?<which>
 //	DELETE /instantapi_verify/event?<which>
+//	POST   /instantapi_verify/backup
 //
 // Which event is said by its identity, the header Idempotency-Key that the
 // backend got,
@@ -55,6 +56,7 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 const (
 	adminStatus = "/instantapi_verify/status"
 	adminEvent  = "/instantapi_verify/event"
+	adminBackup = "/instantapi_verify/backup"
 )
 
 // Routes implements caddy.AdminRouter.
@@ -62,6 +64,7 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
 		{Pattern: adminStatus, Handler: caddy.AdminHandlerFunc(handleStatus)},
 		{Pattern: adminEvent, Handler: caddy.AdminHandlerFunc(handleEvent)},
+		{Pattern: adminBackup, Handler: caddy.AdminHandlerFunc(handleBackup)},
 	}
 }
 

@@ -100,3 +100,23 @@ type StatisticsReader interface {
 	// time.
 	Statistics(context.Context) (Statistics, error)
 }
+
+// Backuper is a [Store] that can copy itself while it is in use.
+type Backuper interface {
+	// Backup writes a copy into a directory, as a store of the same kind that can be
+	// opened there. It has all events whose Record had returned before, and may
+	// have later ones. The directory must be new or empty, else the error is
+	// [ErrBackupDirectory]. Unlike the other methods this takes as long as the copying
+	// does; it ends early when its context does, and when the store is closed. What is
+	// left of a copy that failed can't be opened.
+	Backup(ctx context.Context, directory string) (BackupReport, error)
+}
+
+// BackupReport says what was copied.
+type BackupReport struct {
+	Events int64
+	Bytes  int64 // that they take up
+}
+
+// ErrBackupDirectory means that a directory is not one for a copy of the store.
+var ErrBackupDirectory = errors.New("the backup can't be made there")

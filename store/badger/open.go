@@ -24,7 +24,8 @@ type database struct {
 	lookups     limited // while a turn is near
 	figures     shared[store.Statistics]
 	count       eventCount
-	calls       *gate // of whoever reads the database
+	calls       *gate      // of whoever reads the database
+	backup      sync.Mutex // held while one is made
 
 	closing  chan struct{}
 	shrinker sync.WaitGroup

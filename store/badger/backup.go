@@ -1,0 +1,269 @@
+package badger
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	badgerdb "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/pb"
+	"github.com/dgraph-io/badger/v4/table"
+	"github.com/dgraph-io/badger/v4/y"
+	"github.com/dustin/go-humanize"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+	"google.golang.org/protobuf/proto"
+)
+
+// A backup is written as the files of a closed store, with plain writes: on a full
+// disk they fail, where a mapped write would end the process. The mark is written
+// last, so that half a backup is not taken for a store.
+
+// errBackupRunning means that there is a backup already. More at a time would only
+// take longer, and slow down the guard.
+var errBackupRunning = errors.New("another backup of this store is being made; try again when that is done")
+
+// Backup implements [store.Backuper]. It works for half of the time at most, and
+// holds one table in memory. The files that it reads stay on the disk until it is
+// done, also if Badger has replaced them.
+func (s *database) Backup(ctx context.Context, directory string) (report store.BackupReport, err error) {
+	if !s.calls.enter() {
+		return report, errClosed
+	}
+	defer s.calls.leave()
+	if !s.backup.TryLock() {
+		return report, errBackupRunning
+	}
+	defer s.backup.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-s.closing:
+			cancel(errClosed)
+		case <-ended:
+		}
+	}()
+	if err := s.checkBackupDirectory(directory); err != nil {
+		return report, err
+	}
+	// A page of a table that can't be read is a fault.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return catch(func() (store.BackupReport, error) { return s.writeBackup(ctx, directory) })
+}
+
+// checkBackupDirectory makes the directory, and makes sure that a copy may be written there.
+func (s *database) checkBackupDirectory(directory string) error {
+	refuse := func(format string, args ...any) error {
+		return fmt.Errorf("%w: %s: %w", store.ErrBackupDirectory, directory, fmt.Errorf(format, args...))
+	}
+	if !filepath.IsAbs(directory) {
+		return refuse("give an absolute path")
+	}
+	own, err := filepath.EvalSymlinks(s.path)
+	if err != nil {
+		return err
+	}
+	for dir := realPath(directory); ; dir = filepath.Dir(dir) {
+		if dir == own {
+			return refuse("it is in the directory of the store itself; give another one")
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+	}
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		return refuse("it can't be made: %w", err)
+	}
+	files, err := os.ReadDir(directory)
+	if err != nil {
+		return refuse("it can't be read: %w", err)
+	}
+	if slices.ContainsFunc(files, func(file fs.DirEntry) bool { return file.Name() != "lost+found" }) {
+		return refuse("it is not empty; give an empty or a new directory")
+	}
+	free, err := freeSpace(directory)
+	if err != nil {
+		return refuse("reading its free space: %w", err)
+	}
+	if need := uint64(s.tableSize()) + 2*memTableSize; free < need+s.space.min {
+		return refuse("it has %s free, the backup may take %s, and min_free_space must be left; make room, or give another directory",
+			humanize.IBytes(free), humanize.IBytes(need))
+	}
+	return nil
+}
+
+// realPath resolves the links in a path as far as it exists.
+func realPath(path string) string {
+	for rest := ""; ; {
+		if found, err := filepath.EvalSymlinks(path); err == nil {
+			return filepath.Join(found, rest)
+		}
+		if path == filepath.Dir(path) {
+			return filepath.Join(path, rest)
+		}
+		rest = filepath.Join(filepath.Base(path), rest)
+		path = filepath.Dir(path)
+	}
+}
+
+// writeBackup copies all events.
+func (s *database) writeBackup(ctx context.Context, directory string) (report store.BackupReport, err error) {
+	txn := s.db.NewTransactionAt(math.MaxUint64, false)
+	defer txn.Discard()
+	events, tables := s.steadyIterator(txn)
+	defer events.Close()
+	out := backupWriter{directory: directory, options: backupTableOptions(s.path)}
+	defer out.close()
+	for events.Rewind(); events.Valid(); events.Next() {
+		item := events.Item()
+		if len(item.Key()) != len(store.Identity{}) {
+			continue // a cover
+		}
+		out.add(item)
+		if !out.full() {
+			continue
+		}
+		if err := s.nextTable(ctx, &out); err != nil {
+			return report, err
+		}
+	}
+	if err := s.nextTable(ctx, &out); err != nil {
+		return report, err
+	}
+	// Badger takes a block that it can't read for the end of its table. The iterator
+	// keeps the files.
+	if _, err := verifyTables(ctx, s.path, tables); err != nil {
+		return report, fmt.Errorf("the store itself: %w", err)
+	}
+	return out.report, out.finish()
+}
+
+// steadyIterator returns an iterator over all events, and the tables that it reads.
+func (s *database) steadyIterator(txn *badgerdb.Txn) (*badgerdb.Iterator, manifestTables) {
+	opts := badgerdb.DefaultIteratorOptions
+	opts.PrefetchValues = false
+	for {
+		before := s.db.Tables()
+		events := txn.NewIterator(opts)
+		after := s.db.Tables()
+		if slices.EqualFunc(before, after, func(a, b badgerdb.TableInfo) bool { return a.ID == b.ID }) {
+			tables := manifestTables{}
+			for _, t := range after {
+				tables[t.ID] = badgerdb.TableManifest{}
+			}
+			return events, tables
+		}
+		events.Close()
+	}
+}
+
+// nextTable writes what was added, and rests for as long as that took.
+func (s *database) nextTable(ctx context.Context, out *backupWriter) error {
+	if err := s.space.check(); err != nil {
+		return err
+	}
+	if err := out.writeTable(); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(min(time.Since(out.began), time.Second)):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	out.began = time.Now()
+	return nil
+}
+
+// backupWriter writes the files of a store.
+type backupWriter struct {
+	directory string
+	options   table.Options
+	builder   *table.Builder // nil: nothing was added
+	began     time.Time
+	tables    []*pb.ManifestChange
+	newest    uint64 // version
+	report    store.BackupReport
+}
+
+func backupTableOptions(path string) table.Options {
+	opts := badgerOptions(path, true, nil)
+	return table.Options{
+		TableSize:          tableSize,
+		BlockSize:          opts.BlockSize,
+		BloomFalsePositive: opts.BloomFalsePositive,
+		ChkMode:            opts.ChecksumVerificationMode,
+		Compression:        opts.Compression,
+	}
+}
+
+func (w *backupWriter) add(item *badgerdb.Item) {
+	if w.builder == nil {
+		w.began = time.Now()
+		w.builder = table.NewTableBuilder(w.options)
+	}
+	value, _ := item.ValueCopy(nil) // is in the table, and not in another file
+	w.builder.Add(y.KeyWithTs(item.Key(), item.Version()), y.ValueStruct{Value: value, ExpiresAt: item.ExpiresAt()}, 0)
+	w.newest = max(w.newest, item.Version())
+	w.report.Events++
+}
+
+func (w *backupWriter) full() bool { return w.builder.ReachedCapacity() }
+
+func (w *backupWriter) close() {
+	if w.builder != nil {
+		w.builder.Close()
+		w.builder = nil
+	}
+}
+
+// writeTable writes a table of what was added.
+func (w *backupWriter) writeTable() error {
+	if w.builder == nil {
+		return nil
+	}
+	content := w.builder.Finish()
+	w.close()
+	id := uint64(len(w.tables) + 1)
+	if err := writeSynced(filepath.Join(w.directory, tableName(id)), string(content)); err != nil {
+		return err
+	}
+	lastLevel := uint32(badgerOptions(w.directory, true, nil).MaxLevels - 1)
+	w.tables = append(w.tables, &pb.ManifestChange{Id: id, Op: pb.ManifestChange_CREATE, Level: lastLevel})
+	w.report.Bytes += int64(len(content))
+	return nil
+}
+
+// finish writes the files that make a store of the tables.
+func (w *backupWriter) finish() error {
+	changes, err := proto.Marshal(&pb.ManifestChangeSet{Changes: w.tables})
+	if err != nil {
+		return err
+	}
+	// see Badger's manifest.go: a text, two versions, and records with their length
+	// and checksum
+	manifest := []byte("Bdgr\x00\x00\x00\x08")
+	manifest = binary.BigEndian.AppendUint32(manifest, uint32(len(changes)))
+	manifest = binary.BigEndian.AppendUint32(manifest, crc32.Checksum(changes, castagnoli))
+	manifest = append(manifest, changes...)
+	if err := writeWhole(filepath.Join(w.directory, badgerdb.ManifestFilename), string(manifest)); err != nil {
+		return err
+	}
+	if err := writeState(w.directory, storeState{stateClosed, max(w.newest, coverVersion)}); err != nil {
+		return err
+	}
+	return markDirectory(w.directory)
+}
+
+// Interface guard
+var _ store.Backuper = (*database)(nil)
