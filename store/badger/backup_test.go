@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -91,7 +92,7 @@ func TestUnfinishedBackupIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := openBadger(ctx, target, true, lowestMinFreeSpace, freeSpace)
-	wantError(t, err, "it holds something else")
+	caddytest.WantError(t, err, "it holds something else")
 }
 
 // A store with a damaged table makes no backup: it would lack what is in there.
@@ -108,7 +109,7 @@ func TestBackupOfADamagedStoreFails(t *testing.T) {
 	}
 	target := t.TempDir()
 	_, err = s.Backup(ctx, target)
-	wantError(t, err, "it is damaged: table")
+	caddytest.WantError(t, err, "it is damaged: table")
 	if exists(filepath.Join(target, markFile)) {
 		t.Error("the backup has its mark")
 	}
