@@ -5,7 +5,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"time"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/instantapi/caddy-instantapi-verify/internal/body"
@@ -119,36 +119,24 @@ func (x *exchange) answer(a *answer, cause error) error {
 	case http.StatusMethodNotAllowed:
 		header.Set("Allow", x.handler.allowedMethods())
 	}
-	if x.body == nil {
-		answerBeforeBody(x.writer, x.request)
+	early := x.answersEarly()
+	if early {
+		beginEarlyAnswer(x.writer)
 	}
 	if a.status >= 400 && hasErrorRoute(x.request, a.status, cause) {
+		if early {
+			closeSoftly(x.writer) // once the error route has answered
+		}
 		return caddyhttp.Error(a.status, cause)
 	}
 	header.Set("Content-Type", "application/json")
+	header.Set("Content-Length", strconv.Itoa(len(a.body))) // so that a sender knows its end
 	x.writer.WriteHeader(a.status)
 	_, _ = io.WriteString(x.writer, a.body) // nobody is left to tell if this fails
+	if early {
+		x.linger()
+	}
 	return nil
-}
-
-// maxDrain is how much of a body it is worth reading only to be able to use the
-// connection again; the same as net/http's.
-const maxDrain = 256 << 10
-
-// answerBeforeBody lets an answer out although the body is not read. By itself
-// net/http waits for up to 256 KiB of it before it answers, as long as the sender
-// likes, and even asks for it with "100 Continue": Caddy wraps the body, and
-// that hides from net/http what kind it is.
-func answerBeforeBody(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor != 1 || r.ContentLength == 0 {
-		return
-	}
-	if r.ContentLength > maxDrain || r.Header.Get("Expect") != "" {
-		w.Header().Set("Connection", "close")
-		return
-	}
-	// What was sent along with the header is here by then.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(500 * time.Millisecond))
 }
 
 // hasErrorRoute reports whether the request's site has error routes. They are

@@ -2,6 +2,7 @@ package instantapi
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"net/http/httptrace"
 	"strconv"
@@ -17,11 +18,12 @@ import (
 // exchange is one request on its way through a handler, with all that the handler
 // learns about it.
 type exchange struct {
-	handler *Handler
-	writer  http.ResponseWriter
-	request *http.Request
-	next    caddyhttp.Handler
-	inFront *exchange // of a guard that forwards the same request; nil: there is none
+	handler  *Handler
+	writer   http.ResponseWriter
+	request  *http.Request
+	incoming io.Reader // the request's body as the sender sends it
+	next     caddyhttp.Handler
+	inFront  *exchange // of a guard that forwards the same request; nil: there is none
 	event
 
 	body       *body.Body // nil until it has been read
@@ -37,6 +39,7 @@ type exchange struct {
 
 func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) *exchange {
 	x := &exchange{handler: h, writer: w, request: r, next: next}
+	x.incoming = r.Body
 	x.inFront, _ = r.Context().Value(guardCtxKey{}).(*exchange)
 	x.publish(r)
 	return x
