@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
@@ -49,6 +50,14 @@ func (s *database) get(id store.Identity) (rec store.Record, found bool, err err
 		return rec, false, errClosed
 	}
 	defer s.calls.leave()
+	// A page of a table that can't be read any more is a fault, which would end the
+	// process, and a damaged table can make Badger panic.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			found, err = false, fmt.Errorf("looking up an event: reading a table panicked: %v", p)
+		}
+	}()
 	// At the highest of all versions a read sees whatever is committed.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()

@@ -25,6 +25,7 @@ const (
 )
 
 func init() {
+	children["cut while open"] = lookUpInACutTable
 	children["flip"] = func(dir string) {
 		sweep(dir, func(content []byte, at int) []byte {
 			content[at] ^= []byte{0xff, 0x01, 0x80, 0x10}[at%4]
@@ -167,4 +168,39 @@ func sweepInChild(t *testing.T, how, dir, file string, ids []store.Identity, str
 		return
 	}
 	t.Logf("%s", output)
+}
+
+// lookUpInACutTable looks for events whose table is cut off while the store is open.
+func lookUpInACutTable(dir string) {
+	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*.sst"))
+	for _, file := range files {
+		if err := os.Truncate(file, 0); err != nil {
+			fmt.Print(err)
+			return
+		}
+	}
+	ids, _ := os.ReadFile(dir + ".ids")
+	if _, found, err := s.Lookup(ctx, store.Identity(ids[:16])); found || err == nil {
+		fmt.Printf("got %t %v", found, err)
+		return
+	}
+	fmt.Print("failed")
+}
+
+// A table that is cut off while the store is open makes lookups fail, and does not end
+// the process.
+func TestTableCutWhileOpenIsAnError(t *testing.T) {
+	dir, ids := storeWithTables(t)
+	if err := os.WriteFile(dir+".ids", ids[0][:], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output, err := childCommand("cut while open", dir).Output()
+	if err != nil || string(output) != "failed" {
+		t.Errorf("got %v %.500s", err, output)
+	}
 }
