@@ -92,6 +92,7 @@ func (s *database) shutDown(result chan<- error) {
 		tell(err)
 		time.Sleep(closeAgain)
 	}
+	s.pulse.stop()
 	tell(s.db.Close())
 }
 

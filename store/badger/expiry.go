@@ -77,6 +77,9 @@ func (s *database) shrinkRegularly(interval time.Duration) {
 
 // shrink drops the expired events if they are many.
 func (s *database) shrink() error {
+	if err := s.pulse.check(context.Background()); err != nil {
+		return err
+	}
 	before := s.tableSize()
 	if before < shrinkFrom {
 		return nil

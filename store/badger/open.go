@@ -20,6 +20,8 @@ type database struct {
 	version     uint64 // of the last commit; the writer's alone
 	undiscarded int    // events since discarding was allowed; the writer's alone
 	space       spaceGuard
+	pulse       pulse
+	residence   residence
 	turn        turn
 	lookups     limited // while a turn is near
 	figures     shared[store.Statistics]
@@ -160,7 +162,7 @@ func (s *database) open(ctx context.Context, sync bool) error {
 		err = damagef("Badger read events up to batch %d, of those up to batch %d", s.version, found.known)
 	}
 	if err == nil {
-		err = s.turn.start(s.path)
+		err = errors.Join(s.turn.start(s.path), s.residence.start(s.path), s.pulse.start(s.path))
 	}
 	if err == nil {
 		err = writeState(s.path, storeState{stateOpen, s.version})

@@ -15,14 +15,29 @@ import (
 
 // Lookup implements [store.Store].
 func (s *database) Lookup(ctx context.Context, id store.Identity) (store.Record, bool, error) {
+	dead := s.pulse.check(ctx)
+	if dead != nil && !s.residence.check(ctx, s.tables) {
+		return store.Record{}, false, fmt.Errorf("looking up an event: %w", dead)
+	}
 	rec, found, err := s.find(ctx, id)
 	switch {
 	case found || err != nil:
 		return rec, found, err
+	case dead != nil:
+		return store.Record{}, false, fmt.Errorf("%w: %w", store.ErrCannotRecord, dead)
 	case s.writer.hanging():
 		return store.Record{}, false, fmt.Errorf("%w: %w", store.ErrCannotRecord, errHanging)
 	}
 	return store.Record{}, false, s.space.checkNowAndThen(ctx)
+}
+
+// tables returns how many tables there are. Unlike Badger's own list of them it looks
+// into none.
+func (s *database) tables() (tables int) {
+	for _, level := range s.db.Levels() {
+		tables += level.NumTables
+	}
+	return tables
 }
 
 // find looks an event up. That is a matter of microseconds and of the caller's own
@@ -91,6 +106,9 @@ func (s *database) Forget(ctx context.Context, id store.Identity) error {
 
 // commit writes the entries in one transaction, with one sync.
 func (s *database) commit(entries []entry) error {
+	if err := s.pulse.check(context.Background()); err != nil {
+		return err
+	}
 	if err := s.space.check(); err != nil {
 		return err
 	}

@@ -18,6 +18,9 @@ import (
 
 // Statistics implements [store.StatisticsReader].
 func (s *database) Statistics(ctx context.Context) (store.Statistics, error) {
+	if err := s.pulse.check(ctx); err != nil {
+		return store.Statistics{}, err
+	}
 	return s.figures.do(ctx, patience, s.statistics)
 }
 
