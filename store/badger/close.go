@@ -92,7 +92,7 @@ func (s *database) shutDown(result chan<- error) {
 		tell(err)
 		time.Sleep(closeAgain)
 	}
-	s.pulse.stop()
+	s.pulse.end()
 	tell(s.db.Close())
 }
 

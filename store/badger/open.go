@@ -168,6 +168,7 @@ func (s *database) open(ctx context.Context, sync bool) error {
 		err = writeState(s.path, storeState{stateOpen, s.version})
 	}
 	if err != nil {
+		s.pulse.end()
 		return errors.Join(err, db.Close())
 	}
 	logger.opened.Store(true)

@@ -36,11 +36,18 @@ const (
 func (p *pulse) start(dir string) (err error) {
 	name := filepath.Join(dir, pulseFile)
 	if err := writeSynced(name, string(make([]byte, pulseSize))); err != nil {
-		return fmt.Errorf("it can't be written to: %w", err)
+		return err
 	}
 	p.read, p.stop, err = uncachedReader(name)
 	p.last.Store(sinceStart())
 	return err
+}
+
+// end ends the use of the file.
+func (p *pulse) end() {
+	if p.stop != nil {
+		p.stop()
+	}
 }
 
 // started is where the pulse's clock begins. It only goes forward.
