@@ -70,3 +70,28 @@ func TestBackupSaysWhatWentWrong(t *testing.T) {
 		t.Errorf("it asked all the same: %s", *asked)
 	}
 }
+
+// A backup of a running Caddy is a store with which another Caddy knows what was
+// delivered.
+func TestBackupOpensAsAStore(t *testing.T) {
+	b := caddytest.NewBackend(t, nil)
+	s, _, _ := runAdminSite(t, b)
+	s.post(t, s.hook, "task.completed", "a", caddytest.FromBackend)
+	directory := filepath.Join(t.TempDir(), "copy")
+	s.ask(t, "backup", directory).Want(t, 0, "Wrote 1 event, ", " to "+directory)
+	wantError(t, s.ask(t, "backup", directory), "empty")
+
+	restored := caddytest.New(t)
+	restored.Store, restored.Level = directory, "ERROR"
+	restored.Start(t, restored.Caddyfile("instantapi_verify {\n\tsecret "+testSecret+"\n\tscope "+hookScope(s.hook)+"\n}\nreverse_proxy "+b.Addr()))
+	known := caddytest.EventOf("task.completed", "a")
+	restored.Post(t, "/elsewhere", known).WantDuplicate(t)
+	b.WantDeliveries(t, 1)
+}
+
+// hookScope is the default scope of a URL: its host and its path.
+func hookScope(url string) string {
+	host, path, _ := strings.Cut(strings.TrimPrefix(url, "http://"), "/")
+	host, _, _ = strings.Cut(host, ":")
+	return host + "/" + path
+}
