@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -74,6 +75,12 @@ func (x *exchange) describe(cause error) []zap.Field {
 		zap.String("remote_addr", x.request.RemoteAddr),
 		zap.Int64("length", max(int64(x.size), x.request.ContentLength)),
 		zap.Inline(&x.event),
+	}
+	if x.id != (store.Identity{}) {
+		fields = append(fields, zap.Stringer("identity", x.id))
+	}
+	if x.outcome.isRepeat() {
+		fields = append(fields, zap.String("deliver_again", "caddy instantapi forget --identity "+x.id.String()))
 	}
 	if x.backendStatus != 0 {
 		fields = append(fields, zap.Int("backend_status", x.backendStatus))

@@ -221,3 +221,32 @@ func TestEachEventHasOneLine(t *testing.T) {
 		}
 	}
 }
+
+// Who finds that an event was dropped, and wants it once more, reads how.
+func TestLogTellsHowToDeliverADuplicateAgain(t *testing.T) {
+	b := caddytest.NewBackend(t, nil)
+	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	s.Post(t, "/", append(caddytest.Event("1"), ' ')).WantDuplicate(t)
+	identity := b.Deliveries()[0].Header.Get("Idempotency-Key")
+	told := 0
+	for text := range strings.Lines(s.Logged()) {
+		var l struct {
+			Outcome, Identity string
+			Again             string `json:"deliver_again"`
+		}
+		if json.Unmarshal([]byte(text), &l) != nil || !strings.HasPrefix(l.Outcome, "duplicate") {
+			continue
+		}
+		told++
+		if l.Identity != identity || l.Again != "caddy instantapi forget --identity "+identity {
+			t.Errorf("got %+v, want the identity %s", l, identity)
+		}
+		ask(t, "DELETE", which(admin, "identity="+l.Identity), nil)
+	}
+	if told != 2 {
+		t.Errorf("%d lines tell of 2 duplicates", told)
+	}
+	s.Send(t, "1").WantForwarded(t)
+}

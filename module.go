@@ -151,7 +151,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.setDefaults()
 	h.fields = append(slices.Clone(eventFields), h.DedupeBy...)
 
-	secrets, err := resolveSecrets(h.Secrets)
+	secrets, err := resolveSecrets(h.Secrets, h.log)
 	if err != nil {
 		return err
 	}

@@ -73,6 +73,12 @@ func (o *outcome) String() string {
 	return o.name
 }
 
+// isRepeat reports whether the request was dropped because its event was delivered
+// before.
+func (o *outcome) isRepeat() bool {
+	return o == outcomeDuplicate || o == outcomeChanged || o == outcomeWaited
+}
+
 // count counts a request with this outcome.
 func (o *outcome) count() {
 	o.requests.Inc()

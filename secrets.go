@@ -2,30 +2,134 @@ package instantapi
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 )
 
 // resolveSecrets replaces the placeholders. Its errors name a secret by its
-// position, and a placeholder only where it is all there is: in "{env.A}x" or
-// "{x}" the rest may be the secret itself.
-func resolveSecrets(secrets []string) ([]string, error) {
+// position and by [secretSource].
+func resolveSecrets(secrets []string, log *zap.Logger) ([]string, error) {
 	repl := caddy.NewReplacer()
 	var resolved []string
 	for i, secret := range secrets {
 		value, err := repl.ReplaceOrErr(secret, true, true)
-		if err == nil {
-			resolved = append(resolved, value)
-			continue
+		if err != nil {
+			return nil, fmt.Errorf("secret %d: %s is unset, empty, unreadable or unknown (a literal brace in a secret is written \\{)",
+				i+1, secretSource(secret, "a placeholder in it"))
 		}
-		name := "a placeholder in it"
-		inner := strings.TrimSuffix(strings.TrimPrefix(secret, "{"), "}")
-		source, _, _ := strings.Cut(inner, ".")
-		if (source == "env" || source == "file") && secret == "{"+inner+"}" && !strings.ContainsAny(inner, "{}") {
-			name = secret
+		if doubts := doubtsAbout(value); len(doubts) > 0 {
+			log.Warn("secret looks as if it was copied with something that is no part of it; it is used unchanged, so look here if all signatures are refused",
+				zap.Int("secret", i+1), zap.String("source", secretSource(secret, "the configuration")), zap.Strings("doubts", doubts))
 		}
-		return nil, fmt.Errorf("secret %d: %s is unset, empty, unreadable or unknown (a literal brace in a secret is written \\{)", i+1, name)
+		resolved = append(resolved, value)
 	}
 	return resolved, nil
+}
+
+// secretSource returns the placeholder that a secret is, and otherwise what it is
+// called: in "{env.A}x" or "{x}" the rest may be the secret itself.
+func secretSource(secret, otherwise string) string {
+	inner := strings.TrimSuffix(strings.TrimPrefix(secret, "{"), "}")
+	source, _, _ := strings.Cut(inner, ".")
+	if (source == "env" || source == "file") && secret == "{"+inner+"}" && !strings.ContainsAny(inner, "{}") {
+		return secret
+	}
+	return otherwise
+}
+
+// byteOrderMark is what some editors write in front of a file's text.
+const byteOrderMark = '\ufeff'
+
+// environmentLine is how a line of an environment file begins.
+var environmentLine = regexp.MustCompile(`^(export\s+)?[A-Z][A-Z0-9_]*=.`)
+
+// doubtsAbout says what is unusual about a secret, and nothing that tells it. One
+// line break at the end of a file is not among it, because {file.*} takes that
+// away.
+func doubtsAbout(secret string) (doubts []string) {
+	if !utf8.ValidString(secret) {
+		// What follows is about characters, which this does not have.
+		return []string{"it is not UTF-8 text: was the file saved as UTF-16?"}
+	}
+	core := strings.TrimFunc(secret, isBlank)
+	if core == "" {
+		return []string{"it has no visible character"}
+	}
+	begin, end, _ := strings.Cut(secret, core)
+	for _, edge := range []struct{ verb, blanks string }{{"begins with", begin}, {"ends in", end}} {
+		for _, name := range namesOf(edge.blanks) {
+			doubts = append(doubts, "it "+edge.verb+" "+name)
+		}
+	}
+	if isQuoted(core) {
+		doubts = append(doubts, "it has quotes around it")
+	}
+	if environmentLine.MatchString(core) {
+		doubts = append(doubts, "it begins with NAME=, like a line of an environment file")
+	}
+	for _, name := range namesOf(strings.Map(onlyInvisible, core)) {
+		doubts = append(doubts, "it has "+name+" within it")
+	}
+	return doubts
+}
+
+// isBlank reports whether nobody sees a character.
+func isBlank(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
+
+// onlyInvisible leaves out what may well be a part of a secret, an ordinary space
+// too.
+func onlyInvisible(r rune) rune {
+	if r == ' ' || !isBlank(r) {
+		return -1
+	}
+	return r
+}
+
+// namesOf names the different characters of a text that nobody sees.
+func namesOf(blanks string) (names []string) {
+	seen := make(map[string]bool)
+	for _, r := range blanks {
+		name := "an invisible character"
+		switch r {
+		case ' ':
+			name = "a space"
+		case '\t':
+			name = "a tab"
+		case '\n':
+			name = "a line break"
+		case '\r':
+			name = "a carriage return"
+		case '\u00a0':
+			name = "a non-breaking space"
+		case byteOrderMark:
+			name = "a byte order mark"
+		default:
+			if unicode.IsControl(r) {
+				name = "a control character"
+			}
+		}
+		if !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// quotes are pairs of opening and closing quotes.
+var quotes = []string{`""`, "''", "``", "“”", "‘’", "„“", "«»"}
+
+func isQuoted(s string) bool {
+	for _, pair := range quotes {
+		opening, size := utf8.DecodeRuneInString(pair)
+		if len(s) >= len(pair) && strings.HasPrefix(s, string(opening)) && strings.HasSuffix(s, pair[size:]) {
+			return true
+		}
+	}
+	return false
 }
