@@ -88,7 +88,9 @@ type Handler struct {
 
 	// How long a request waits for the outcome if another request is delivering
 	// the same event; after that it is answered with 503 and `Retry-After`. 0
-	// does not wait. Default: `5s`.
+	// does not wait. Give less than the sender waits for an answer, or it sees a
+	// timeout in place of the 503. Default: `5s`, half of what most senders of
+	// webhooks wait.
 	InFlightWait *caddy.Duration `json:"in_flight_wait,omitempty"`
 
 	// How long a delivery may take. It goes on when the sender hangs up, so
