@@ -93,6 +93,9 @@ func (s *database) shutDown(result chan<- error) {
 		time.Sleep(closeAgain)
 	}
 	s.pulse.end()
+	if s.logSync != nil {
+		s.logSync.close()
+	}
 	tell(s.db.Close())
 }
 

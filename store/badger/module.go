@@ -2,6 +2,7 @@ package badger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -27,7 +28,8 @@ type Module struct {
 	// answer. Turned off, a power cut or a crash of the operating system can
 	// make the store forget the deliveries of the last moments, and these
 	// events are forwarded again if they are sent again; a crash of Caddy
-	// alone makes it forget nothing. Default: `true`.
+	// alone makes it forget nothing. Default: `true`, and `false` on Windows,
+	// where the database can't do it.
 	Sync *bool `json:"sync,omitempty"`
 
 	// Bytes that must be free in the file system for an event to be recorded.
@@ -67,7 +69,7 @@ func (m *Module) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("path: %v", err)
 	}
 	if m.Sync == nil {
-		on := true
+		on := syncs
 		m.Sync = &on
 	}
 	if m.MinFreeSpace == 0 {
@@ -78,6 +80,9 @@ func (m *Module) Provision(ctx caddy.Context) error {
 
 // Validate checks the values.
 func (m *Module) Validate() error {
+	if *m.Sync && !syncs {
+		return errors.New("sync on: the database does not sync its files on Windows, and a power cut would forget deliveries all the same; use sync off")
+	}
 	if m.MinFreeSpace < lowestMinFreeSpace {
 		return fmt.Errorf("min_free_space: %d bytes is too little, the database itself may need %s",
 			m.MinFreeSpace, humanize.IBytes(lowestMinFreeSpace))

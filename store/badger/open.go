@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -17,8 +18,9 @@ type database struct {
 	db          *badgerdb.DB
 	path        string
 	writer      batcher[entry]
-	version     uint64 // of the last commit; the writer's alone
-	undiscarded int    // events since discarding was allowed; the writer's alone
+	version     uint64   // of the last commit; the writer's alone
+	undiscarded int      // events since discarding was allowed; the writer's alone
+	logSync     *logSync // nil where Badger's own sync is enough; the writer's alone
 	space       spaceGuard
 	pulse       pulse
 	residence   residence
@@ -130,6 +132,9 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 	}
 	if err := s.open(ctx, sync); err != nil {
 		return nil, explainOpen(path, err)
+	}
+	if sync && syncsLogByFile {
+		s.logSync = &logSync{dir: path, number: s.turn.log, sync: (*os.File).Sync}
 	}
 	s.lookups.slots = make(chan struct{}, lookupsAtOnce)
 	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}

@@ -135,6 +135,11 @@ func (s *database) commit(entries []entry) error {
 		// the log, replaying it would end at an entry of another version.
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
+	if s.logSync != nil {
+		if err := s.logSync.newest(); err != nil {
+			return fmt.Errorf("syncing %d events: %w", len(entries), err)
+		}
+	}
 	s.version = version
 	batchEvents.Observe(float64(len(entries)))
 	if s.undiscarded += len(entries); s.undiscarded >= discardInterval {
