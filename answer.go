@@ -123,11 +123,11 @@ func (x *exchange) answer(a *answer, cause error) error {
 	if early {
 		beginEarlyAnswer(x.writer)
 	}
-	if a.status >= 400 && hasErrorRoute(x.request, a.status, cause) {
+	if err := caddyhttp.Error(a.status, cause); a.status >= 400 && hasErrorRoute(x.request, err) {
 		if early {
 			closeSoftly(x.writer) // once the error route has answered
 		}
-		return caddyhttp.Error(a.status, cause)
+		return err
 	}
 	header.Set("Content-Type", "application/json")
 	header.Set("Content-Length", strconv.Itoa(len(a.body))) // so that a sender knows its end
@@ -137,20 +137,4 @@ func (x *exchange) answer(a *answer, cause error) error {
 		x.linger()
 	}
 	return nil
-}
-
-// hasErrorRoute reports whether the request's site has error routes. They are
-// the server's, each with the site's own matcher in front.
-func hasErrorRoute(r *http.Request, status int, cause error) bool {
-	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server.Errors == nil {
-		return false
-	}
-	r = server.Errors.WithError(r, caddyhttp.Error(status, cause)) // the matcher may ask for the status
-	for _, route := range server.Errors.Routes {
-		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
-			return true
-		}
-	}
-	return false
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"strconv"
 	"time"
 
@@ -73,18 +72,6 @@ func (x *exchange) readBody(limit int64) (err error) {
 func (x *exchange) setBody(b *body.Outgoing) {
 	x.outgoing = b
 	x.request.Body, x.request.GetBody = b, b.Again
-}
-
-// leaveBody leaves the body to whoever takes over from a failed handler, like an
-// error route: to be read from its beginning, and as often as it takes.
-func (x *exchange) leaveBody() {
-	if x.body == nil {
-		return
-	}
-	x.bodyNeeded = true
-	x.setBody(x.body.Outgoing()) // who reads the last one may still be at it
-	ctx, cancel := context.WithCancel(x.request.Context())
-	*x.request = *x.request.WithContext(httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel)))
 }
 
 // claimEvent asks the ledger for the right to deliver the event, which the

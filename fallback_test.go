@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -199,4 +200,44 @@ func TestErrorRouteGetsNoByteOfAnotherRequest(t *testing.T) {
 	if wrong.Load() > 0 || got.Load() < 100 {
 		t.Errorf("%d of %d bodies are not what was signed", wrong.Load(), got.Load())
 	}
+}
+
+// Handlers in front may give the guard a copy of the request: the error route gets
+// the body all the same.
+func TestErrorRouteGetsTheBodyBehindHandlersThatCopyTheRequest(t *testing.T) {
+	t.Setenv("OTEL_TRACES_EXPORTER", "none")
+	event := eventOf("1", 100_000)
+	for _, recorded := range []bool{false, true} {
+		b := caddytest.NewBackend(t, nil)
+		fallback := "reverse_proxy " + b.Addr()
+		if recorded {
+			fallback = caddytest.Guard(b, "")
+		}
+		s := caddytest.Run(t, "route {\ntracing\nhandle_path /hooks/* {\n"+
+			strings.Replace(withFallback(t, fallback), "\nhandle_errors", "\n}\n}\nhandle_errors", 1))
+		caddytest.Do(t, inChunks(s.URL("/hooks/1"), event)).WantForwarded(t)
+		b.WantBodies(t, string(event))
+		if uri := b.Deliveries()[0].RequestURI; uri != "/hooks/1" {
+			t.Errorf("fallback got %s", uri)
+		}
+		got := caddytest.Do(t, inChunks(s.URL("/hooks/1"), event))
+		if recorded {
+			got.WantDuplicate(t)
+		} else {
+			got.WantForwarded(t)
+		}
+		// An error of the error routes has the last word.
+		b.Close()
+		if got := s.Post(t, "/hooks/1", eventOf("2", 100)); got.Status != http.StatusBadGateway {
+			t.Errorf("got %d %s, want 502", got.Status, got.Body)
+		}
+	}
+}
+
+// A guard in an error route answers for itself.
+func TestGuardInTheErrorRouteAnswersForItself(t *testing.T) {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, withFallback(t, strings.Replace(caddytest.Guard(b, ""), caddytest.Secret, "another", 1)))
+	s.Send(t, "1").WantJSON(t, http.StatusUnauthorized, caddytest.Forged)
+	b.WantDeliveries(t, 0)
 }

@@ -157,7 +157,7 @@ func (w *deliveryWriter) FlushError() error {
 	if err := w.implyHeader(); err != nil {
 		return err
 	}
-	return http.NewResponseController(w.ResponseWriter).Flush() //nolint:bodyclose
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // Hijack is what http.ResponseController calls. Nobody gets the sender's

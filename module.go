@@ -263,10 +263,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if a != nil {
 		err = x.answer(a, err)
 	}
-	if err != nil || x.outcome == outcomeUpstreamFailed {
-		x.leaveBody()
-	}
-	return err
+	return x.handOver(err)
 }
 
 // serve is the contract of this module. Each step either goes on to the next one

@@ -1,0 +1,94 @@
+package instantapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptrace"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// handOver leaves a request that failed to whoever takes over, like an error
+// route.
+func (x *exchange) handOver(err error) error {
+	if x.body == nil || err == nil && x.outcome != outcomeUpstreamFailed {
+		return err
+	}
+	x.leaveBody()
+	if err == nil || x.hasServersRequest() || !hasErrorRoute(x.request, err) {
+		return err
+	}
+	x.runErrorRoutes(err)
+	return nil
+}
+
+// leaveBody leaves the body to be read from its beginning, and as often as it
+// takes.
+func (x *exchange) leaveBody() {
+	x.bodyNeeded = true
+	x.setBody(x.body.Outgoing()) // who reads the last one may still be at it
+	ctx, cancel := context.WithCancel(x.request.Context())
+	*x.request = *x.request.WithContext(httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel)))
+}
+
+// hasErrorRoute reports whether the request's site has error routes for an error.
+// They are the server's, each with the site's own matcher in front. A request that
+// is in one already is not given to another.
+func hasErrorRoute(r *http.Request, err error) bool {
+	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.Errors == nil || r.Context().Value(caddyhttp.ErrorCtxKey) != nil {
+		return false
+	}
+	r = server.Errors.WithError(r, err) // the matcher may ask for the status
+	for _, route := range server.Errors.Routes {
+		if matches, err := route.MatcherSets.AnyMatchWithError(r); err == nil && matches {
+			return true
+		}
+	}
+	return false
+}
+
+// hasServersRequest reports whether this is the request that the server gives to
+// its error routes. A handler in front, like tracing, may have made a copy of it:
+// then the server's still has the body that the guard has read to its end, and an
+// error route would take it for an empty one.
+func (x *exchange) hasServersRequest() bool {
+	repl, ok := x.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return true
+	}
+	method := x.request.Method
+	defer func() { x.request.Method = method }()
+	x.request.Method = "\x00" // which the server's replacer sees if it has the same request
+	seen, _ := repl.GetString("http.request.method")
+	return seen == x.request.Method
+}
+
+// runErrorRoutes does with the guard's request what the server would do with its
+// own. An error that the error routes leave has been answered.
+func (x *exchange) runErrorRoutes(err error) {
+	r := x.request
+	server := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		r.Method, r.RemoteAddr, r.RequestURI = original.Method, original.RemoteAddr, original.RequestURI
+		*r.URL = *original.URL
+	}
+	unanswered := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(statusOf(err))
+		return nil
+	})
+	routes := server.Errors.Routes.Compile(unanswered)
+	if err := routes.ServeHTTP(x.writer, server.Errors.WithError(r, err)); err != nil {
+		x.writer.WriteHeader(statusOf(err))
+	}
+}
+
+// statusOf returns the status that a handler's error asks for.
+func statusOf(err error) int {
+	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok && handlerErr.StatusCode != 0 {
+		return handlerErr.StatusCode
+	}
+	return http.StatusInternalServerError
+}
