@@ -20,6 +20,7 @@ type database struct {
 	writer      batcher[entry]
 	version     uint64   // of the last commit; the writer's alone
 	undiscarded int      // events since discarding was allowed; the writer's alone
+	noLog       bool     // Badger could not begin its next log; the writer's alone
 	logSync     *logSync // nil where Badger's own sync is enough; the writer's alone
 	space       spaceGuard
 	pulse       pulse

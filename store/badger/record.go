@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
@@ -112,6 +113,9 @@ func (s *database) commit(entries []entry) error {
 	if err := s.space.check(); err != nil {
 		return err
 	}
+	if err := s.readyToTurn(); err != nil {
+		return err
+	}
 	version := s.version + 1
 	txn := s.db.NewTransactionAt(version, true)
 	defer txn.Discard()
@@ -133,6 +137,7 @@ func (s *database) commit(entries []entry) error {
 	if err := txn.CommitAt(version, nil); err != nil {
 		// The next commit takes the same version. Should half of this one be in
 		// the log, replaying it would end at an entry of another version.
+		s.noLog = s.noLog || strings.Contains(err.Error(), "cannot create new mem table")
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
 	if s.logSync != nil {
