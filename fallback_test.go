@@ -241,3 +241,13 @@ func TestGuardInTheErrorRouteAnswersForItself(t *testing.T) {
 	s.Send(t, "1").WantJSON(t, http.StatusUnauthorized, caddytest.Forged)
 	b.WantDeliveries(t, 0)
 }
+
+// Also where nothing but the error route takes the event.
+func TestErrorRouteTakesAnEventThatNoHandlerTook(t *testing.T) {
+	b := caddytest.NewBackend(t, nil)
+	s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy /elsewhere 127.0.0.1:1\nhandle_errors 502 {\n%s\n}",
+		caddytest.Secret, caddytest.Guard(b, "")))
+	s.Send(t, "1").WantForwarded(t)
+	s.Send(t, "1").WantDuplicate(t)
+	b.WantDeliveries(t, 1)
+}

@@ -30,6 +30,8 @@ func (x *exchange) forward() (*answer, error) {
 	}
 	ctx = httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel))
 
+	caddyhttp.SetVar(ctx, varUnhandled, nil) // it is set where an error route took over
+
 	x.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
 	dw := &deliveryWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: x.writer}, exchange: x}
 	defer func() { // deferred, for handlers that panic
@@ -212,9 +214,12 @@ var switchingHeaders = []string{
 	"Sec-Websocket-Extensions", "Sec-Websocket-Protocol", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// isUnhandled reports whether the request went past all handlers.
+// varUnhandled is the variable that Caddy sets for a request that went past all
+// handlers.
+const varUnhandled = "unhandled"
+
 func isUnhandled(r *http.Request) bool {
-	unhandled, _ := caddyhttp.GetVar(r.Context(), "unhandled").(bool)
+	unhandled, _ := caddyhttp.GetVar(r.Context(), varUnhandled).(bool)
 	return unhandled
 }
 

@@ -1,8 +1,8 @@
 // Package instantapi is a Caddy module that lets only authentic, whole and new
 // InstantAPI webhook events through to a backend.
 //
-// The way of a request is [Handler.ServeHTTP]: read the raw body, check its
-// HMAC-SHA256, claim the event, forward it, record the delivery.
+// [Handler.ServeHTTP] takes a request through all of it: read the raw body, check
+// its HMAC-SHA256, claim the event, forward it, record the delivery.
 package instantapi
 
 import (
@@ -29,9 +29,10 @@ func init() {
 // delivered when the next handlers answer with a status of 2xx; that is recorded
 // in the store of the app `instantapi_verify` before the answer goes out.
 //
-// The next handlers get the body byte for byte, and three request headers:
-// `X-InstantAPI-Verified: true`, `Idempotency-Key` with the identity of the event
-// and, where the store could not be asked, `X-InstantAPI-Deduplicated: false`.
+// The next handlers get the body byte for byte, and these request headers, which
+// nobody else can set: `X-InstantAPI-Verified: true`, `Idempotency-Key` with the
+// identity of the event and, where the store could not be asked,
+// `X-InstantAPI-Deduplicated: false`.
 //
 // It sets these placeholders, and access log fields of the same names under
 // `instantapi_verify`:

@@ -327,3 +327,21 @@ func TestReplacedBodyIsNotOverruled(t *testing.T) {
 		}
 	}
 }
+
+// A proxy may turn to another backend by its own routes, too.
+func TestHandleResponseGetsTheWholeBody(t *testing.T) {
+	event := eventOf("1", 200_000)
+	protocols := []string{"h1", "h2c", "fastcgi"}
+	for _, one := range protocols {
+		for _, two := range protocols {
+			t.Run(one+", then "+two, func(t *testing.T) {
+				first, second := newUpstream(t, one, refusals["503 behind the body"]), newUpstream(t, two, nil)
+				s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s {\n%s@refused status 503\nhandle_response @refused {\nreverse_proxy %s {\n%s}\n}\n}",
+					caddytest.Secret, first.addr, transportOf(one), second.addr, transportOf(two)))
+				s.Post(t, "/", event).WantForwarded(t)
+				second.wantBody(t, event)
+				s.Post(t, "/", event).WantDuplicate(t)
+			})
+		}
+	}
+}

@@ -64,8 +64,9 @@ func (o *Outgoing) Read(p []byte) (int, error) {
 	if o.closed && !o.whole {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	if o.closed {
-		o.rewindLocked() // a handler that has read all of it reads it again
+	if o.closed || o.attempted && o.isOverLocked() {
+		o.attempted, o.traced, o.writing = false, false, false
+		o.rewindLocked() // another handler reads it, or the same one again
 	}
 	o.asked, o.over = true, false
 	n, err := o.body.readLocked(p, o.position)
@@ -73,6 +74,9 @@ func (o *Outgoing) Read(p []byte) (int, error) {
 	o.whole = o.whole || err == io.EOF
 	return n, err
 }
+
+// isOverLocked reports whether the last attempt reads no more.
+func (o *Outgoing) isOverLocked() bool { return o.over || !o.traced && o.whole }
 
 func (o *Outgoing) rewindLocked() {
 	o.position, o.held = 0, 0
@@ -137,6 +141,8 @@ func (o *Outgoing) begin(traced bool, stop func()) {
 	switch {
 	case !o.attempted && !o.whole:
 		o.held = o.position
+	case o.traced != traced:
+		o.rewindLocked() // it is another proxy's
 	case o.held > 0 && (o.whole || !o.asked && o.writing):
 		// The proxy reads no more behind the end of its buffer and of the body;
 		// and nobody knows how much of its buffer it has used up.

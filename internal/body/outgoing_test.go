@@ -286,3 +286,31 @@ func TestEarlyAnswerDoesNotSpoilTheNextAttempt(t *testing.T) {
 		}
 	}
 }
+
+// Behind an attempt that is over, another proxy reads all of it, and may buffer a
+// part beforehand.
+func TestAnotherProxyReadsAllOfIt(t *testing.T) {
+	for name, attempt := range map[string]func(*httptrace.ClientTrace, *Outgoing){
+		"behind HTTP": func(trace *httptrace.ClientTrace, o *Outgoing) {
+			trace.GetConn("one:80")
+			trace.WroteHeaders()
+			readSome(t, o, 3)
+			trace.WroteRequest(httptrace.WroteRequestInfo{})
+		},
+		"behind FastCGI": func(trace *httptrace.ClientTrace, o *Outgoing) {
+			readSome(t, o, 2)
+			trace.ConnectStart("tcp", "one:9000")
+			trace.ConnectDone("tcp", "one:9000", nil)
+			wantRead(t, o, "ntent")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newBody(t, "content").Outgoing()
+			trace := o.Trace(mustNotStop(t))
+			attempt(trace, o)
+			readSome(t, o, 4)
+			trace.GetConn("two:80")
+			wantRead(t, o, "ent")
+		})
+	}
+}
