@@ -3,6 +3,7 @@ package badger
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var broken atomic.Bool
 			broken.Store(true)
-			b := &batcher[int]{limit: 10, timeout: 300 * time.Millisecond, commit: func(items []int) error {
+			b := &batcher[int]{yield: runtime.Gosched, limit: 10, timeout: 300 * time.Millisecond, commit: func(items []int) error {
 				if broken.Load() {
 					return test.commit(items)
 				}
@@ -81,27 +82,30 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 // What a caller gave up on is written before what comes later: a late record must
 // not undo that its event was forgotten since.
 func TestWritersAreServedInOrder(t *testing.T) {
-	hang := make(chan struct{})
+	hang, committing := make(chan struct{}), make(chan struct{}, 200)
 	var committed []int
-	b := &batcher[int]{limit: 1, timeout: time.Second, commit: func(items []int) error {
+	b := &batcher[int]{yield: runtime.Gosched, limit: 1, timeout: time.Second, commit: func(items []int) error {
+		committing <- struct{}{}
 		<-hang
 		committed = append(committed, items...)
 		return nil
 	}}
-	latest := func() chan struct{} {
+	waiting := func() int {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return b.latest
+		return len(b.waiting)
 	}
 	var wg sync.WaitGroup
 	for item := range 200 {
-		before := latest()
 		wg.Go(func() {
 			if err := b.add(ctx, item); !errors.Is(err, errHanging) {
 				t.Errorf("got %v, want errHanging", err)
 			}
 		})
-		for latest() == before { // until it is accepted
+		if item == 0 {
+			<-committing
+		}
+		for waiting() < item { // until it is accepted
 			time.Sleep(10 * time.Microsecond)
 		}
 	}
@@ -118,7 +122,7 @@ func TestWritersAreServedInOrder(t *testing.T) {
 func TestWritersAreRefusedWhileACommitHangs(t *testing.T) {
 	hang := make(chan struct{})
 	var commits atomic.Int32
-	b := &batcher[int]{limit: 10, timeout: 50 * time.Millisecond, commit: func([]int) error {
+	b := &batcher[int]{yield: runtime.Gosched, limit: 10, timeout: 50 * time.Millisecond, commit: func([]int) error {
 		commits.Add(1)
 		<-hang
 		return nil
@@ -151,7 +155,7 @@ func TestWritersAreRefusedWhileACommitHangs(t *testing.T) {
 func TestWritersLeaveWithTheirContexts(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
-	b := &batcher[int]{limit: 10, timeout: time.Minute, commit: func([]int) error { <-hang; return nil }}
+	b := &batcher[int]{yield: runtime.Gosched, limit: 10, timeout: time.Minute, commit: func([]int) error { <-hang; return nil }}
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
 	if err := b.add(short, 1); !errors.Is(err, context.DeadlineExceeded) {
@@ -162,7 +166,7 @@ func TestWritersLeaveWithTheirContexts(t *testing.T) {
 // close waits for what has been accepted, and nobody is left without an answer.
 func TestCloseAnswersEveryWriter(t *testing.T) {
 	var committed atomic.Int64
-	b := &batcher[int]{limit: 10, timeout: 5 * time.Second, commit: func(items []int) error {
+	b := &batcher[int]{yield: runtime.Gosched, limit: 10, timeout: 5 * time.Second, commit: func(items []int) error {
 		time.Sleep(time.Millisecond)
 		committed.Add(int64(len(items)))
 		return nil

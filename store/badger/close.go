@@ -78,6 +78,7 @@ func (s *database) shutDown(result chan<- error) {
 		}
 	}
 	s.writer.close()
+	s.yielder.close()
 	close(s.closing)
 	s.shrinker.Wait()
 	<-s.calls.empty

@@ -18,6 +18,7 @@ type database struct {
 	db          *badgerdb.DB
 	path        string
 	writer      batcher[entry]
+	yielder     *yielder
 	version     uint64   // of the last commit; the writer's alone
 	undiscarded int      // events since discarding was allowed; the writer's alone
 	noLog       bool     // Badger could not begin its next log; the writer's alone
@@ -131,14 +132,20 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 	if err := markDirectory(path); err != nil {
 		return nil, err
 	}
-	if err := s.open(ctx, sync); err != nil {
+	yielder, err := newYielder()
+	if err != nil {
 		return nil, explainOpen(path, err)
 	}
+	if err := s.open(ctx, sync); err != nil {
+		yielder.close()
+		return nil, explainOpen(path, err)
+	}
+	s.yielder = yielder
 	if sync && syncsLogByFile {
 		s.logSync = &logSync{dir: path, number: s.turn.log, sync: (*os.File).Sync}
 	}
 	s.lookups.slots = make(chan struct{}, lookupsAtOnce)
-	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout}
+	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout, yield: yielder.yield}
 	s.shrinker.Go(func() { s.shrinkRegularly(shrinkInterval) })
 	return s, nil
 }
