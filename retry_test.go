@@ -126,6 +126,9 @@ func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 			if protocol == "fastcgi" && strings.HasPrefix(refusal, "hang up") {
 				continue // see TestFastCGI...: Go's FastCGI server has no way to hang up
 			}
+			if raceDetector && protocol == "h2c" && refusal != "503 behind the body" {
+				continue // the proxy reads and closes its own wrapper of the body at once
+			}
 			for _, buffers := range []string{"", "request_buffers 4KiB\n", "request_buffers 100KiB\n", "request_buffers 4MiB\n"} {
 				t.Run(protocol+", "+refusal+", "+buffers, func(t *testing.T) {
 					first := newUpstream(t, protocol, refuse)

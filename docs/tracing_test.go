@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
+	"github.com/instantapi/caddy-instantapi-verify/signature"
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -24,8 +25,8 @@ func TestSpansOfTheDocsHaveTheOutcome(t *testing.T) {
 	}
 	config := caddyfiles(section)[0]
 	for name, test := range map[string]struct {
-		config        string
-		refusedStatus string
+		config   string
+		unsigned string // the status of a span whose request is refused before its body is read
 	}{
 		"as it stands":      {config, "401"},
 		"with error routes": {strings.TrimSuffix(config, "}\n") + "\thandle_errors {\n\t\trespond Refused\n\t}\n}\n", "200"},
@@ -40,7 +41,11 @@ func TestSpansOfTheDocsHaveTheOutcome(t *testing.T) {
 			forged := caddytest.SignedWith("forged", "http://"+addr+"/", caddytest.Event("2"))
 			forged.Host = "example.com"
 			caddytest.Do(t, forged)
-			want := []string{"webhook forwarded 1 200", "webhook duplicate 1 200", "webhook bad_signature  " + test.refusedStatus}
+			unsigned := caddytest.Signed("http://"+addr+"/", caddytest.Event("3"))
+			unsigned.Host = "example.com"
+			unsigned.Header.Del(signature.DefaultHeader)
+			caddytest.Do(t, unsigned)
+			want := []string{"webhook forwarded 1 200", "webhook duplicate 1 200", "webhook bad_signature  401", "webhook bad_signature  " + test.unsigned}
 			caddytest.Eventually(t, "the spans are collected", func() bool { return len(spans.collected()) >= len(want) })
 			if got := spans.collected(); !slices.Equal(got, want) {
 				t.Errorf("got spans %q, want %q", got, want)
