@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"time"
 
@@ -142,7 +141,7 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 	}
 	s.yielder = yielder
 	if sync && syncsLogByFile {
-		s.logSync = &logSync{dir: path, number: s.turn.log, sync: (*os.File).Sync}
+		s.logSync = &logSync{dir: path, number: s.turn.log, sync: syncFile}
 	}
 	s.lookups.slots = make(chan struct{}, lookupsAtOnce)
 	s.writer = batcher[entry]{commit: s.commit, limit: maxBatch, timeout: recordTimeout, yield: yielder.yield}
@@ -164,7 +163,7 @@ func (s *database) open(ctx context.Context, sync bool) error {
 		return err
 	}
 	logger := new(logger)
-	db, err := openManaged(badgerOptions(s.path, sync, logger))
+	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
 	if err != nil {
 		return err // db may be half made, and is not to be closed
 	}

@@ -6,18 +6,24 @@ import (
 	"runtime"
 )
 
-// Badger syncs a log with msync. That is enough on Linux and on the BSDs, which sync
-// the file with it. On macOS it leaves what was written in the drive's cache, and on
-// Windows Badger does nothing at all, for its tables neither.
+// Badger syncs a log with msync. That is enough on the BSDs, which sync the file with
+// it. On macOS it leaves what was written in the drive's cache, and on Windows Badger
+// does nothing at all, for its tables neither.
 const (
 	// syncs is false where what was acknowledged can't be made durable.
 	syncs = runtime.GOOS != "windows"
 
-	// syncsLogByFile is true where the log has to be synced once more, by its file:
-	// that empties the drive's cache, see fcntl(2) on F_FULLFSYNC, which Go's Sync
-	// uses on macOS. Tables need no more, because Badger syncs its manifest so, and
-	// that is after their msync and before their log is removed.
-	syncsLogByFile = runtime.GOOS == "darwin"
+	// syncsLogByFile is true where the log is synced by its file, see syncFile. On
+	// macOS that comes on top of msync, to empty the drive's cache. Tables need no
+	// more, because Badger syncs its manifest so, and that is after their msync and
+	// before their log is removed.
+	syncsLogByFile = runtime.GOOS == "darwin" || !badgerSyncs
+
+	// badgerSyncs is false where that takes the place of Badger's own sync. Badger
+	// syncs its value log besides, in which there is never anything; but the disk has
+	// to empty its cache for it, too, which is a third of what a commit waits for. On
+	// Linux msync is an fdatasync of the file.
+	badgerSyncs = runtime.GOOS != "linux"
 )
 
 // logSync syncs the log in use by its file.

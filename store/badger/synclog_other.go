@@ -1,0 +1,9 @@
+//go:build !linux
+
+package badger
+
+import "os"
+
+// syncFile makes what is in a file durable. On macOS that empties the drive's cache,
+// see fcntl(2) on F_FULLFSYNC.
+func syncFile(f *os.File) error { return f.Sync() }
