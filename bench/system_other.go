@@ -7,11 +7,11 @@ import (
 	"os/exec"
 	"time"
 
-	"github.com/shirou/gopsutil/v4/process"
+	psutil "github.com/shirou/gopsutil/v4/process"
 )
 
 func processCPU(pid int) (time.Duration, error) {
-	p, err := process.NewProcess(int32(pid))
+	p, err := psutil.NewProcess(int32(pid))
 	if err != nil {
 		return 0, err
 	}
