@@ -18,31 +18,32 @@ func init() {
 	caddy.RegisterModule(adminAPI{})
 }
 
-// adminAPI answers, at Caddy's admin endpoint, what happened to an event:
+// adminAPI answers questions about the store and its events at Caddy's admin
+// endpoint:
 //
 //	GET    /instantapi_verify/status
 //	GET    /instantapi_verify/event?<which>
 //	DELETE /instantapi_verify/event?<which>
 //	POST   /instantapi_verify/backup
 //
-// Which event is said by its identity, the header Idempotency-Key that the
-// backend got,
+// An event is named by its identity, which the backend got in the header
+// Idempotency-Key,
 //
 //	identity=<32 hex digits>
 //
-// or by the URL that it was sent to, or the scope where a handler has one of its
-// own, and by the fields that the handlers tell events by, `dedupe_by`:
+// or by the URL that it was sent to (the scope if a handler has one of its own)
+// and the fields that identify events, `dedupe_by`:
 //
 //	url=https://example.com/webhooks/instantapi&field=event_type=task.completed&field=task_id=task_1
 //	scope=orders&field=task_id:=1
 //
 // `=` gives a text, `:=` any other value as it stands in the event. Without
-// event_type each of [knownEventTypes] is meant.
+// event_type the question is about each of [knownEventTypes].
 //
-// GET answers with what is known of each event that is meant. DELETE forgets one,
-// so that it is forwarded again when it is sent again; that is durable when it is
-// answered. It answers 404 where the event is not known, and 409 while it is
-// being delivered. Neither has ever seen a body.
+// GET answers with what is known of each event. DELETE forgets one, so that it
+// is forwarded again when it is sent again; that is durable once it is
+// answered. It answers 404 if the event is not known, and 409 while it is being
+// delivered.
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.
@@ -68,8 +69,8 @@ func (adminAPI) Routes() []caddy.AdminRoute {
 	}
 }
 
-// statusReport is the answer to a question for the status. Bytes that the store
-// does not know are left out.
+// statusReport is the answer to a status request. Figures that the store does
+// not know are left out.
 type statusReport struct {
 	Store            string       `json:"store"`
 	Options          string       `json:"options,omitempty"`
@@ -108,7 +109,7 @@ type eventReport struct {
 	InFlightSince time.Time                 `json:"in_flight_since,omitzero"`
 	DeliveredAt   time.Time                 `json:"delivered_at,omitzero"`
 	BackendStatus int                       `json:"backend_status,omitempty"`
-	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // not there: never
+	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // missing: never
 	Unrecorded    bool                      `json:"only_in_memory,omitempty"` // because the store fails
 }
 
@@ -139,7 +140,7 @@ var errNoStoreOpen = caddy.APIError{
 func handleStatus(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet {
 		w.Header().Set("Allow", "GET")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET", r.Method)
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use GET", r.Method)
 	}
 	app, events := acquireRunning()
 	if app == nil {
@@ -155,8 +156,8 @@ func handleStatus(w http.ResponseWriter, r *http.Request) error {
 	return answerJSONReport(w, report)
 }
 
-// addFigures adds what the store knows of itself. A store that can't say is no
-// reason to withhold the rest: just then somebody looks.
+// addFigures adds the store's figures. If the store can't give them the rest of
+// the report is still given: that is when an operator looks.
 func (report *statusReport) addFigures(ctx context.Context, events *ledger.Ledger) {
 	opened, err := events.Store()
 	if err != nil {
@@ -183,7 +184,7 @@ func (report *statusReport) addFigures(ctx context.Context, events *ledger.Ledge
 func handleEvent(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodGet && r.Method != http.MethodDelete {
 		w.Header().Set("Allow", "GET, DELETE")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use GET or DELETE", r.Method)
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use GET or DELETE", r.Method)
 	}
 	app, events := acquireRunning()
 	if app == nil {
@@ -207,13 +208,13 @@ func handleEvent(w http.ResponseWriter, r *http.Request) error {
 
 func forgetEvent(ctx context.Context, w http.ResponseWriter, events *ledger.Ledger, meant []meantEvent) error {
 	if len(meant) > 1 {
-		return apiError(http.StatusBadRequest, "%d events are meant; give event_type or the identity, to forget one", len(meant))
+		return apiError(http.StatusBadRequest, "this means %d events; give event_type or the identity to forget one", len(meant))
 	}
 	ev := &meant[0]
 	before, err := events.Forget(ctx, ev.id)
 	switch {
 	case errors.Is(err, ledger.ErrInFlight):
-		return apiError(http.StatusConflict, "the event is being delivered; try again when that has ended")
+		return apiError(http.StatusConflict, "the event is being delivered; try again when the delivery has ended")
 	case err != nil:
 		return apiError(http.StatusServiceUnavailable, "forgetting the event: %w", err)
 	case before == nil:

@@ -9,25 +9,25 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// backupQuestion asks for a copy of the store.
+// backupQuestion is the body of a request for a copy of the store.
 type backupQuestion struct {
 	Directory string `json:"directory"` // absolute, new or empty
 }
 
-// backupAnswer says that the copy is there, durably.
+// backupAnswer says that the copy is complete and durable.
 type backupAnswer struct {
 	Directory string `json:"directory"`
 	Events    int64  `json:"events"`
 	Bytes     int64  `json:"bytes"`
 }
 
-// handleBackup copies the store while it is in use. The answer comes when the copy is
-// done. It is 400 if the directory is not one for a copy, 404 if no store is
-// open, 501 if the store can't be copied, and 503 if copying failed.
+// handleBackup copies the store while it is in use, and answers when the copy
+// is done. The status is 400 if the directory can't take a copy, 404 if no
+// store is open, 501 if the store can't be copied, and 503 if copying failed.
 func handleBackup(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here, use POST", r.Method)
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use POST", r.Method)
 	}
 	var question backupQuestion
 	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&question); err != nil {

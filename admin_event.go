@@ -15,7 +15,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// meantEvent is an event that somebody asks for.
+// meantEvent is an event that a request asks about.
 type meantEvent struct {
 	id     store.Identity
 	report eventReport
@@ -44,7 +44,7 @@ func (ev *meantEvent) ask(ctx context.Context, l *ledger.Ledger) error {
 	return err
 }
 
-// knownEventTypes are what event_type can be for all that is documented.
+// knownEventTypes are the documented values of event_type.
 var knownEventTypes = []string{"task.completed", "task.failed"}
 
 // eventsMeant returns the events that a query means under these rules.
@@ -55,30 +55,30 @@ func eventsMeant(rawQuery string, rules []dedupeRule) ([]meantEvent, error) {
 	}
 	for name, values := range query {
 		if !slices.Contains([]string{"identity", "url", "scope", "field"}, name) {
-			return nil, fmt.Errorf("unknown parameter %q; there are identity, url, scope and field", name)
+			return nil, fmt.Errorf("unknown parameter %q; the parameters are identity, url, scope and field", name)
 		}
 		if name != "field" && len(values) > 1 {
-			return nil, fmt.Errorf("parameter %s is there twice; give it once", name)
+			return nil, fmt.Errorf("parameter %s is repeated; give it once", name)
 		}
 	}
 	if query.Has("identity") {
 		if len(query) > 1 {
-			return nil, errors.New("an identity says all; leave out the other parameters")
+			return nil, errors.New("an identity is enough; leave out the other parameters")
 		}
 		id, err := parseIdentity(query.Get("identity"))
 		return []meantEvent{newMeantEvent(id)}, err
 	}
 	if len(rules) == 0 {
-		return nil, errors.New("the config has no instantapi_verify that remembers events; ask by identity")
+		return nil, errors.New("no instantapi_verify in the config remembers events; ask by identity")
 	}
 	if query.Has("url") == query.Has("scope") {
-		return nil, errors.New("give either the url that the event was sent to, or its scope where the handler has one, or its identity")
+		return nil, errors.New("give the url that the event was sent to, or its scope if the handler has one, or its identity")
 	}
 	scope := query.Get("scope")
 	if query.Has("url") {
 		rules = slices.DeleteFunc(slices.Clone(rules), func(rule dedupeRule) bool { return rule.scope != "" })
 		if len(rules) == 0 {
-			return nil, errors.New("each handler has a scope of its own; give scope instead of url")
+			return nil, errors.New("every handler has a scope of its own; give scope instead of url")
 		}
 		if scope, err = scopeOfURL(query.Get("url")); err != nil {
 			return nil, err
@@ -109,7 +109,7 @@ func parseIdentity(s string) (id store.Identity, err error) {
 func scopeOfURL(s string) (string, error) {
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return "", fmt.Errorf("url %q is not one, like https://example.com/webhooks/instantapi", s)
+		return "", fmt.Errorf("%q is not a url like https://example.com/webhooks/instantapi", s)
 	}
 	path := u.Path
 	if path == "" {
@@ -140,15 +140,14 @@ func parseFields(fields []string) (map[string]jsontext.Value, error) {
 			parsed = quoted
 		}
 		if _, twice := values[name]; twice {
-			return nil, fmt.Errorf("field %s is there twice; give it once", name)
+			return nil, fmt.Errorf("field %s is repeated; give it once", name)
 		}
 		values[name] = parsed
 	}
 	return values, nil
 }
 
-// eventsOf returns the events with these fields, for each way in which the
-// rules tell events apart.
+// eventsOf returns the events with these fields, under each of the rules.
 func eventsOf(scope string, fields map[string]jsontext.Value, rules []dedupeRule) ([]meantEvent, error) {
 	var meant []meantEvent
 	var ways [][]string
@@ -164,7 +163,7 @@ func eventsOf(scope string, fields map[string]jsontext.Value, rules []dedupeRule
 			}
 			id, ok := identifyFields(scope, values...)
 			if !ok {
-				return nil, errors.New("events with an empty field are told by their whole body: ask by identity")
+				return nil, errors.New("events with an empty field are identified by their whole body; ask by identity")
 			}
 			ev := newMeantEvent(id)
 			ev.report.Scope, ev.report.Fields = scope, complete
@@ -178,11 +177,11 @@ func eventsOf(scope string, fields map[string]jsontext.Value, rules []dedupeRule
 	for _, way := range ways {
 		told = append(told, strings.Join(way, " and "))
 	}
-	return nil, fmt.Errorf("these are not the fields that tell events: give %s", strings.Join(told, ", or "))
+	return nil, fmt.Errorf("these are not the fields that identify events; give %s", strings.Join(told, ", or "))
 }
 
-// completions returns fields if they are what dedupeBy asks for; if event_type
-// alone is missing, once with each of the known ones.
+// completions returns fields if they are what dedupeBy asks for. If only
+// event_type is missing, it returns them once with each of the known types.
 func completions(fields map[string]jsontext.Value, dedupeBy []string) []map[string]jsontext.Value {
 	var missing []string
 	for _, name := range dedupeBy {
@@ -192,7 +191,7 @@ func completions(fields map[string]jsontext.Value, dedupeBy []string) []map[stri
 	}
 	switch {
 	case len(fields)+len(missing) > len(dedupeBy):
-		return nil // some that nobody asks for
+		return nil // some are not in dedupeBy
 	case len(missing) == 0:
 		return []map[string]jsontext.Value{fields}
 	case len(missing) > 1 || missing[0] != "event_type" || len(fields) == 0:

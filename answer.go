@@ -15,7 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// answer is what a request is told that does not reach the backend.
+// answer is what the sender of a request that does not reach the backend is
+// told.
 type answer struct {
 	status  int
 	outcome *outcome
@@ -53,24 +54,24 @@ var (
 		"event was not accepted; it is forwarded again when it is sent again", zap.WarnLevel}
 )
 
-// badSignatures are the answers to requests that are not authentic: the same to
-// the sender for each of the causes.
+// badSignatures are the answers to requests that are not authentic. The sender
+// sees the same one for each cause.
 var badSignatures = []struct {
 	cause  error
 	answer *answer
 }{
-	{signature.ErrMissing, answerBadSignature("missing")},
-	{signature.ErrRepeated, answerBadSignature("repeated")},
-	{signature.ErrMalformed, answerBadSignature("malformed")},
-	{signature.ErrMismatch, answerBadSignature("mismatch")},
+	{signature.ErrMissing, answerBadSignature(outcomeMissing)},
+	{signature.ErrRepeated, answerBadSignature(outcomeRepeated)},
+	{signature.ErrMalformed, answerBadSignature(outcomeMalformed)},
+	{signature.ErrMismatch, answerBadSignature(outcomeMismatch)},
 }
 
-func answerBadSignature(reason string) *answer {
-	return &answer{http.StatusUnauthorized, newBadSignature(reason), `{"error": "Invalid signature"}`,
+func answerBadSignature(o *outcome) *answer {
+	return &answer{http.StatusUnauthorized, o, `{"error": "Invalid signature"}`,
 		"request refused", zap.WarnLevel}
 }
 
-// answerForSignature returns what to say to a sender whose signature is bad.
+// answerForSignature returns the answer to a request whose signature is bad.
 func answerForSignature(err error) *answer {
 	for _, bad := range badSignatures {
 		if errors.Is(err, bad.cause) {
@@ -80,7 +81,8 @@ func answerForSignature(err error) *answer {
 	return badSignatures[len(badSignatures)-1].answer
 }
 
-// answerForReadError returns what to say to a sender whose body did not arrive.
+// answerForReadError returns the answer to a request whose body could not be
+// read.
 func answerForReadError(err error) *answer {
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge || errors.Is(err, body.ErrTooLarge) {
 		return answerTooLarge
@@ -91,8 +93,7 @@ func answerForReadError(err error) *answer {
 	return answerIncomplete
 }
 
-// answerForRepeat returns what to say to the sender of an event that was
-// delivered before.
+// answerForRepeat returns the answer to an event that was delivered before.
 func (x *exchange) answerForRepeat(before *ledger.Earlier) *answer {
 	if before.BodyHash != x.bodyHash {
 		return answerChanged
@@ -103,12 +104,12 @@ func (x *exchange) answerForRepeat(before *ledger.Earlier) *answer {
 	return answerDuplicate
 }
 
-// retryAfter is how many seconds a sender is asked to leave an event alone that
-// can't be delivered just now.
+// retryAfter is how many seconds a sender should wait before it sends an event
+// again that can't be delivered now.
 const retryAfter = "5"
 
-// answer ends a request without the backend. A site with error routes gets to
-// say it in its own words.
+// answer ends a request without the backend. If the site has an error route for
+// an answer, that route writes it instead.
 func (x *exchange) answer(a *answer, cause error) error {
 	x.outcome = a.outcome
 	x.logLimited(a.outcome, a.level, a.message, cause)

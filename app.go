@@ -55,9 +55,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return registerMetrics(ctx)
 }
 
-// Validate refuses other options than an open store has. Start would, too; but
-// Caddy starts the apps of a config in any order, and the HTTP app could serve
-// requests by then, without a store.
+// Validate refuses options that differ from those of the open store. Start
+// would refuse them too, but Caddy starts the apps of a config in any order: by
+// then the HTTP app could be serving requests without a store.
 func (a *App) Validate() (err error) {
 	openLedgers.Range(func(key, value any) bool {
 		if open, ok := value.(*openLedger); ok && key == a.key {
@@ -77,10 +77,10 @@ func (a *App) checkOptions(open *openLedger) error {
 		open.key, open.options, a.options)
 }
 
-// Start opens the store, or joins the one that the config before has open. What
-// a person must mend keeps the config from loading; what can pass by itself, or
-// takes long, does not: then the other sites are served, and the handlers'
-// on_store_error decides until the store is open.
+// Start opens the store, or joins the one that the previous config has open. A
+// fault that a person must mend keeps the config from loading. One that can
+// pass by itself, or a slow opening, does not: the other sites are served, and
+// the handlers' on_store_error decides until the store is open.
 func (a *App) Start() error {
 	held, err := a.acquire()
 	if err != nil {
@@ -100,7 +100,7 @@ func (a *App) Start() error {
 // Stop does nothing: requests may still be in flight.
 func (a *App) Stop() error { return nil }
 
-// Cleanup lets go of the store, whether or not Start got it.
+// Cleanup releases the store if Start acquired it.
 func (a *App) Cleanup() error {
 	if !a.started {
 		return nil
@@ -112,17 +112,17 @@ func (a *App) Cleanup() error {
 	return nil
 }
 
-// runningApps are the apps that hold a store open: one, and two while a config
-// takes over from another. The last one's config is the one in force, or about to
-// be. Who is not part of a config learns here what there is, because Caddy
-// makes its admin endpoint before the apps.
+// runningApps are the apps that hold a store open: usually one, and two while a
+// config takes over from another. The last one belongs to the config in force,
+// or about to be. The admin API and the metrics, which are part of no config,
+// find the app here.
 var runningApps struct {
 	sync.Mutex
 	apps []*App
 }
 
-// acquireRunning is acquire for those who only look: it opens nothing. The app
-// is nil where none has a store open, else the caller must release it.
+// acquireRunning is acquire for callers that only look: it opens nothing. The
+// app is nil if none has a store open; otherwise the caller must release it.
 func acquireRunning() (*App, *ledger.Ledger) {
 	runningApps.Lock()
 	defer runningApps.Unlock()
@@ -137,7 +137,8 @@ func acquireRunning() (*App, *ledger.Ledger) {
 	return app, held
 }
 
-// openLedgers holds what is open in this process, by the key of the store.
+// openLedgers holds the ledgers that are open in this process, by the key of
+// their store.
 var openLedgers = caddy.NewUsagePool()
 
 // openLedger is a ledger in the pool.
@@ -147,11 +148,11 @@ type openLedger struct {
 	options string
 }
 
-// acquire returns the ledger and holds it until release is called. The app holds
-// it while its config is in force, and each request while it is served: a reload
-// does not wait for requests, and the last one may well be served after the
-// config has gone, or begin before Start, because Caddy starts the apps of a
-// config in any order.
+// acquire returns the ledger and holds it open until release is called. The app
+// holds it while its config is in force, and each request while it is served: a
+// reload does not wait for requests, so a request may outlive its config. A
+// request may also come before Start, because Caddy starts the apps of a config
+// in any order.
 func (a *App) acquire() (*ledger.Ledger, error) {
 	value, _, err := openLedgers.LoadOrNew(a.key, func() (caddy.Destructor, error) {
 		return openLedgerOf(a.store, a.key, a.options), nil
@@ -168,7 +169,7 @@ func (a *App) acquire() (*ledger.Ledger, error) {
 }
 
 func openLedgerOf(module store.Module, key, options string) *openLedger {
-	locked := false // called one after the other
+	locked := false // needs no mutex: the ledger makes one attempt at a time
 	open := func(ctx context.Context) (store.Store, error) {
 		if !locked {
 			if err := lockStorage(ctx, key); err != nil {
@@ -194,8 +195,8 @@ func (a *App) release() {
 }
 
 // Destruct closes the store when nobody holds it any more. The last holder may
-// be a request whose sender waits for the end of its answer, so it does not wait
-// for the closing, except where the process would end before it.
+// be a request whose sender waits for the end of its answer, so Destruct does
+// not wait until the store is closed, unless the process is about to exit.
 func (o *openLedger) Destruct() error {
 	if caddy.Exiting() {
 		return o.Close()
@@ -208,13 +209,13 @@ func (o *openLedger) Destruct() error {
 	return nil
 }
 
-// storeLog returns the log of the config that is in force: an open store
-// outlives the one that opened it.
+// storeLog returns the log of the config in force: an open store outlives the
+// config that opened it.
 func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
 
-// storages has one lock for each storage, held while it is open or being closed.
-// A value leaves the pool before it is closed: without this, the next user of
-// the same storage would find it locked by its own process.
+// storages has one lock per storage, held while the storage is open or being
+// closed. A ledger leaves the pool before it is closed: without the lock, the
+// next user of the same storage would find it in use by this very process.
 var storages sync.Map // key → chan struct{} of capacity 1
 
 func lockStorage(ctx context.Context, key string) error {

@@ -13,8 +13,9 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("instantapi_verify", parseHandler)
-	// Before authentication, the first of the directives that answer a request:
-	// an event needs no password, and everything else is to see verified bytes.
+	// The guard comes before authentication, the first of the directives
+	// that answer a request: an event needs no password, and all other
+	// directives should see verified bytes.
 	httpcaddyfile.RegisterDirectiveOrder("instantapi_verify", httpcaddyfile.Before, "basic_auth")
 	httpcaddyfile.RegisterGlobalOption("instantapi_verify", parseGlobal)
 }
@@ -24,7 +25,7 @@ func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
 }
 
-// parseGlobal reads the global option: the app.
+// parseGlobal reads the global option, which configures the app.
 func parseGlobal(d *caddyfile.Dispenser, before any) (any, error) {
 	if before != nil {
 		return nil, d.Err("the global option instantapi_verify is repeated; give it once")
@@ -60,7 +61,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		h.Secrets = append(h.Secrets, d.Val())
 	}
 	if d.NextArg() {
-		return d.Err("instantapi_verify takes one secret on its line; give more of them in a block, with secret")
+		return d.Err("instantapi_verify takes one secret on its line; give more of them in a block, with the option secret")
 	}
 	if err := options.ReadBlock(d, h.options()); err != nil {
 		return err

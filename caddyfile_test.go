@@ -107,7 +107,7 @@ func TestCaddyfileErrors(t *testing.T) {
 		{"scope", "scope takes one argument"},
 		{`scope ""`, "scope: an argument is empty"},
 		{"dedupe_by", "dedupe_by needs an argument"},
-		{"dedupe_by a a", `dedupe_by: field "a" is there twice`},
+		{"dedupe_by a a", `dedupe_by: field "a" is listed twice`},
 		{"retention", "retention takes one argument"},
 		{"retention never", "retention: "},
 		{"retention 0", "retention: "},

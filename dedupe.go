@@ -20,8 +20,8 @@ type dedupeRule struct {
 	fields []string // of the body
 }
 
-// identify reads the event's fields and the identity they give it. It depends on
-// nothing that the signature does not cover, but for the scope.
+// identify reads the event's fields and derives the event's identity from them.
+// Apart from the scope, the identity depends only on what the signature covers.
 func (x *exchange) identify() error {
 	body, scope := x.body.Bytes(), x.handler.scopeOf(x.request)
 	var room [8]jsontext.Value // on the stack, unless there are more fields than that
@@ -44,9 +44,10 @@ func (x *exchange) identify() error {
 	return nil
 }
 
-// isEncoded reports whether the body may be something else than JSON. A body
-// that says so is scanned all the same: the header is not signed, and who adds
-// it to a recorded event must not get another identity by that.
+// isEncoded reports whether the body need not be JSON because it has a
+// Content-Encoding. Such a body is scanned all the same: the header is not
+// signed, and adding it to a captured event must not change the event's
+// identity.
 func isEncoded(r *http.Request) bool {
 	encoding := r.Header.Get("Content-Encoding")
 	return encoding != "" && !strings.EqualFold(encoding, "identity")
@@ -65,11 +66,12 @@ func (h *Handler) scopeOf(r *http.Request) string {
 	return defaultScope(r.Host, original.URL.Path)
 }
 
-// defaultScope returns host and path in one spelling. Caddy's matchers take the
-// others for the same, so a replay must not get a scope of its own by them.
+// defaultScope returns host and path in one spelling. Caddy's matchers treat
+// other spellings as the same, so a replay must not get another scope by using
+// one.
 func defaultScope(hostport, path string) string {
 	host := strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-	if strings.Contains(hostport, ":") { // without one there is no port, and the error would be made for nothing
+	if strings.Contains(hostport, ":") { // otherwise there is no port, and SplitHostPort would allocate an error
 		if name, _, err := net.SplitHostPort(hostport); err == nil {
 			host = name
 		}
@@ -78,23 +80,26 @@ func defaultScope(hostport, path string) string {
 	return strings.ToLower(strings.TrimSuffix(host, ".") + strings.TrimSuffix(path, "/"))
 }
 
-// What an identity is made of, so that no body's digest passes for a field.
+// The first byte of what an identity is the hash of, so that the digest of a
+// body never passes for a field.
 const (
 	identityOfFields = 'f'
 	identityOfBody   = 'b'
 )
 
-// identifyFields returns the identity of the event whose fields have these values
-// in this scope. Each part has its length in front: "ab" and "c" is not "a" and
-// "bc". It is not ok where a field says nothing, can't be told from another, or
-// is not JSON.
+// identifyFields returns the identity of the event whose fields have these
+// values in this scope. Each part is prefixed with its length: "ab" and "c"
+// differ from "a" and "bc". ok is false if a value is missing, empty or not
+// JSON, or holds characters that had to be replaced, so that different values
+// would look the same.
 func identifyFields(scope string, values ...jsontext.Value) (id store.Identity, ok bool) {
 	parts := appendPart(append(make([]byte, 0, 256), identityOfFields), scope)
 	for _, value := range values {
 		length := len(parts)
 		parts = append(parts, make([]byte, lengthSize)...)
 		start := len(parts)
-		// With the kind in front, so that the text "1" is not the number 1.
+		// The kind comes first, so that the text "1" differs from the number
+		// 1.
 		parts, ok = scan.AppendText(append(parts, byte(value.Kind())), value)
 		if !ok || len(parts) == start+1 {
 			return store.Identity{}, false
@@ -107,8 +112,8 @@ func identifyFields(scope string, values ...jsontext.Value) (id store.Identity, 
 // lengthSize is how many bytes a part's length takes.
 const lengthSize = 8
 
-// identifyBody returns the identity of an event that has no fields to tell it
-// by: what it says, to the byte.
+// identifyBody returns the identity of an event whose fields don't identify it:
+// its exact bytes do.
 func identifyBody(scope string, body []byte) store.Identity {
 	digest := sha256.Sum256(body)
 	return cutDigest(appendPart(appendPart([]byte{identityOfBody}, scope), string(digest[:])))

@@ -10,8 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// handOver leaves a request that failed to whoever takes over, like an error
-// route.
+// handOver passes a failed request on to whatever handles the failure, such as
+// an error route.
 func (x *exchange) handOver(err error) error {
 	if x.body == nil || err == nil && x.outcome != outcomeUpstreamFailed {
 		return err
@@ -24,18 +24,17 @@ func (x *exchange) handOver(err error) error {
 	return nil
 }
 
-// leaveBody leaves the body to be read from its beginning, and as often as it
-// takes.
+// leaveBody lets the body be read again from its beginning, as often as needed.
 func (x *exchange) leaveBody() {
 	x.bodyNeeded = true
-	x.setBody(x.body.Outgoing()) // who reads the last one may still be at it
+	x.setBody(x.body.Outgoing()) // the proxy may still be reading the old one
 	ctx, cancel := context.WithCancel(x.request.Context())
 	*x.request = *x.request.WithContext(httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel)))
 }
 
-// hasErrorRoute reports whether the request's site has error routes for an error.
-// They are the server's, each with the site's own matcher in front. A request that
-// is in one already is not given to another.
+// hasErrorRoute reports whether the request's site has an error route for an
+// error. Error routes belong to the server, each with its site's matcher in
+// front. A request that is in an error route already is not given to another.
 func hasErrorRoute(r *http.Request, err error) bool {
 	server, ok := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok || server.Errors == nil || r.Context().Value(caddyhttp.ErrorCtxKey) != nil {
@@ -50,10 +49,10 @@ func hasErrorRoute(r *http.Request, err error) bool {
 	return false
 }
 
-// hasServersRequest reports whether this is the request that the server gives to
-// its error routes. A handler in front, like tracing, may have made a copy of it:
-// then the server's still has the body that the guard has read to its end, and an
-// error route would take it for an empty one.
+// hasServersRequest reports whether this is the request that the server gives
+// to its error routes. A handler in front, such as tracing, may have copied it:
+// then the server's request still has the body that the guard has read to its
+// end, and an error route would find it empty.
 func (x *exchange) hasServersRequest() bool {
 	repl, ok := x.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
@@ -61,13 +60,14 @@ func (x *exchange) hasServersRequest() bool {
 	}
 	method := x.request.Method
 	defer func() { x.request.Method = method }()
-	x.request.Method = "\x00" // which the server's replacer sees if it has the same request
+	x.request.Method = "\x00" // the server's replacer sees this if it has the same request
 	seen, _ := repl.GetString("http.request.method")
 	return seen == x.request.Method
 }
 
-// runErrorRoutes does with the guard's request what the server would do with its
-// own. An error that the error routes leave has been answered.
+// runErrorRoutes does with the guard's request what the server would do with
+// its own. It also answers if the error routes fail, so that no error is left
+// for the server.
 func (x *exchange) runErrorRoutes(err error) {
 	r := x.request
 	server := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)

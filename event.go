@@ -21,12 +21,12 @@ type event struct {
 
 // count counts the request by its outcome. It is the only place that does.
 func (ev *event) count() {
-	if ev.outcome != nil { // nil after a panic on the way
+	if ev.outcome != nil { // nil if a step panicked
 		ev.outcome.count()
 	}
 }
 
-// publish makes the request's placeholders and access log fields.
+// publish provides the request's placeholders and access log fields.
 func (ev *event) publish(r *http.Request) {
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(ev.placeholder)
 	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
@@ -64,12 +64,12 @@ func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// maxLogged cuts what an event says of itself, in bytes: a log is no place for
-// a body.
+// maxLogged is how many bytes of an event's field the log gets: a log is no
+// place for a body.
 const maxLogged = 128
 
-// describe returns the log fields of a request. There is nothing in them that
-// could be used to forge or to replay an event.
+// describe returns the log fields of a request. They hold nothing that could be
+// used to forge or replay an event.
 func (x *exchange) describe(cause error) []zap.Field {
 	fields := []zap.Field{
 		zap.String("remote_addr", x.request.RemoteAddr),

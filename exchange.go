@@ -14,22 +14,22 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// exchange is one request on its way through a handler, with all that the handler
-// learns about it.
+// exchange is one request that a handler is working on, with all that the
+// handler learns about it.
 type exchange struct {
 	handler  *Handler
 	writer   http.ResponseWriter
 	request  *http.Request
-	incoming io.Reader // the request's body as the sender sends it
+	incoming io.Reader // the request's body as it arrives
 	next     caddyhttp.Handler
-	inFront  *exchange // of a guard that forwards the same request; nil: there is none
+	inFront  *exchange // of a guard in front that forwards this request; nil: none
 	event
 
 	body       *body.Body // nil until it has been read
 	outgoing   *body.Outgoing
-	bodyNeeded bool // somebody may read the body after the handler has returned
+	bodyNeeded bool // the body may still be read after the handler has returned
 
-	bodyHash uint64 // tells a changed repeat from a true one
+	bodyHash uint64 // tells a changed repeat from an identical one
 	id       store.Identity
 	claim    *ledger.Claim // nil: nothing is recorded
 
@@ -44,7 +44,7 @@ func newExchange(h *Handler, w http.ResponseWriter, r *http.Request, next caddyh
 	return x
 }
 
-// end counts the request and lets go of its body.
+// end counts the request and releases its body.
 func (x *exchange) end() {
 	x.count()
 	if x.body != nil && !x.bodyNeeded {
@@ -52,12 +52,12 @@ func (x *exchange) end() {
 	}
 }
 
-// readBody reads the whole body, which may have this many bytes, and makes it the
-// request's for whoever comes next.
+// readBody reads the whole body, of at most limit bytes, and replaces the
+// request's body with one that the next handlers can read from its beginning.
 func (x *exchange) readBody(limit int64) (err error) {
 	r := x.request
 	if x.body, err = body.Read(r, limit); err != nil {
-		r.Body = body.Failed{Err: err} // the rest of a body must not pass for all of it
+		r.Body = body.Failed{Err: err} // the unread rest must not pass for the whole body
 		return err
 	}
 	x.size = len(x.body.Bytes())
@@ -74,25 +74,25 @@ func (x *exchange) setBody(b *body.Outgoing) {
 	x.request.Body, x.request.GetBody = b, b.Again
 }
 
-// claimEvent asks the ledger for the right to deliver the event, which the
-// exchange then has. See [ledger.Ledger.Claim] for what it returns.
+// claimEvent asks the ledger for the right to deliver the event, and keeps it
+// in the exchange. It returns what [ledger.Ledger.Claim] does.
 func (x *exchange) claimEvent(events *ledger.Ledger) (before *ledger.Earlier, err error) {
 	x.bodyHash = xxhash.Sum64(x.body.Bytes())
 	wait := time.Duration(*x.handler.InFlightWait)
 	ctx := x.request.Context()
-	if ctx.Err() != nil { // the sender has hung up while an error route took over
+	if ctx.Err() != nil { // the sender hung up before this error route took over
 		ctx = context.WithoutCancel(ctx)
 	}
 	x.claim, before, err = events.Claim(ctx, x.id, wait)
 	return before, err
 }
 
-// guardCtxKey is where a request has the exchange of the guard that forwards it,
-// for a second guard behind that one.
+// guardCtxKey is the context key of the exchange of the guard that forwards a
+// request. A second guard behind that one, as in an error route, reads it.
 type guardCtxKey struct{}
 
 // isClaimed reports whether a guard in front of this one holds the claim on the
-// event, so that this one must not wait for its end.
+// event. This one must not wait for that claim to end.
 func (x *exchange) isClaimed() bool {
 	return x.inFront != nil && x.inFront.claim != nil && x.inFront.id == x.id
 }

@@ -18,10 +18,10 @@ import (
 
 // forward hands the event to the next handlers and, if they accept it, records
 // the delivery before the sender learns of it. Without a claim there is nothing
-// to record. The answer is nil where the next handlers have given one.
+// to record. The answer is nil if the next handlers wrote one.
 func (x *exchange) forward() (*answer, error) {
-	// The sender's hanging up must not end the delivery: what the backend has
-	// accepted would not be remembered, and would be forwarded again.
+	// The delivery goes on when the sender hangs up: otherwise an event that
+	// the backend accepts would not be recorded, and would be forwarded again.
 	timeout := time.Duration(x.handler.ForwardTimeout)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.request.Context()), timeout)
 	defer cancel()
@@ -30,9 +30,9 @@ func (x *exchange) forward() (*answer, error) {
 	}
 	ctx = httptrace.WithClientTrace(ctx, x.outgoing.Trace(cancel))
 
-	caddyhttp.SetVar(ctx, varUnhandled, nil) // it is set where an error route took over
+	caddyhttp.SetVar(ctx, varUnhandled, nil) // it is set if this is an error route
 
-	x.outcome = outcomeForwarded // for the routes behind; the backend may still refuse
+	x.outcome = outcomeForwarded // for the next handlers; the backend may still refuse
 	dw := &deliveryWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: x.writer}, exchange: x}
 	defer func() { // deferred, for handlers that panic
 		if dw.accepted() {
@@ -56,8 +56,8 @@ func (x *exchange) forward() (*answer, error) {
 	return nil, err
 }
 
-// withoutStore is for a new event that the store can't say anything about. It
-// has a claim if only the lookup failed.
+// withoutStore handles an event of which the store can't say whether it was
+// delivered before. The exchange has a claim if only the lookup failed.
 func (x *exchange) withoutStore(cause error) (*answer, error) {
 	x.markUnprotected()
 	if x.handler.OnStoreError == onStoreErrorForward {
@@ -85,35 +85,38 @@ func (x *exchange) record(status int) {
 	}
 }
 
-// now is the clock. Retention follows it: set forward, it ends the remembering
-// of events early by as much as it was set; set back, late. What expired while it
-// was ahead is gone for good once its disk space was given back.
+// now is the clock that retention follows. Setting it forward makes events
+// expire early by as much, setting it back makes them expire late. Events that
+// expired while the clock was ahead are lost once their disk space has been
+// reclaimed.
 var now = time.Now
 
 func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
 	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
 	if h.Retention != Forever {
-		// Rounded up, because a record expires at the beginning of a second.
+		// This rounds up, because a record expires at the beginning of a
+		// second.
 		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
 	}
 	return rec
 }
 
-// deliveryWriter records a delivery before it lets the answer of 2xx out.
+// deliveryWriter records a delivery before it releases the 2xx answer.
 type deliveryWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	exchange *exchange
-	status   int  // 0 until there is a final one
-	switched bool // a 101 was written, which is not let out
+	status   int  // 0 until a final one is written
+	switched bool // a 101 was written; it is not passed on
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
 
-// statusHungUp is not sent to anybody, but logged.
+// statusHungUp is what reverse_proxy writes when the request's context has
+// ended. It reaches no sender, only logs.
 const statusHungUp = 499
 
-// errSwitched is for a handler that goes on after a 101.
-var errSwitched = errors.New("a webhook's connection is not switched to another protocol")
+// errSwitched is returned to a handler that goes on writing after a 101.
+var errSwitched = errors.New("a webhook's connection can't be switched to another protocol")
 
 // WriteHeader implements http.ResponseWriter.
 func (w *deliveryWriter) WriteHeader(status int) {
@@ -122,12 +125,13 @@ func (w *deliveryWriter) WriteHeader(status int) {
 		return
 	}
 	if status == statusHungUp && w.exchange.outgoing.Err() != nil {
-		return // the attempt was ended, but not by the sender
+		return // the guard ended the attempt, not the sender
 	}
 	if status >= 200 && w.status == 0 {
 		w.status = status
 		if w.accepted() && isUnhandled(w.exchange.request) {
-			// "templates" and others make an answer of what nobody answered.
+			// Handlers such as templates write a 200 even if no handler
+			// answered.
 			w.status, status = http.StatusBadGateway, http.StatusBadGateway
 		}
 		if w.accepted() {
@@ -154,7 +158,7 @@ func (w *deliveryWriter) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // FlushError is what http.ResponseController calls; without it the flush would
-// go past this writer and let an answer out.
+// bypass this writer and release an answer before it is recorded.
 func (w *deliveryWriter) FlushError() error {
 	if err := w.implyHeader(); err != nil {
 		return err
@@ -162,14 +166,14 @@ func (w *deliveryWriter) FlushError() error {
 	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
-// Hijack is what http.ResponseController calls. Nobody gets the sender's
-// connection: what goes through it then would get around the guard.
+// Hijack is what http.ResponseController calls. No handler gets the sender's
+// connection: what goes through it then would bypass the guard.
 func (w *deliveryWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nil, nil, fmt.Errorf("%w: %w", http.ErrNotSupported, errSwitched)
 }
 
-// implyHeader writes the header of an answer that begins without one, as net/http
-// does.
+// implyHeader writes the status 200 if the answer begins without a status, as
+// net/http does.
 func (w *deliveryWriter) implyHeader() error {
 	if w.status != 0 {
 		return nil
@@ -181,8 +185,8 @@ func (w *deliveryWriter) implyHeader() error {
 	return nil
 }
 
-// answerInstead returns the answer for a delivery that the next handlers have
-// ended without one. Left alone, net/http would say 200, and the sender would take
+// answerInstead returns the answer to a delivery that the next handlers ended
+// without one. Otherwise net/http would answer 200, and the sender would take
 // the event for delivered.
 func (w *deliveryWriter) answerInstead() (*answer, error) {
 	switch {
@@ -200,22 +204,22 @@ func (w *deliveryWriter) answerInstead() (*answer, error) {
 	}
 }
 
-// Why there is no answer.
+// Reasons why there is no answer.
 var (
 	errUnhandled = errors.New("no handler took the event: is there a reverse_proxy behind instantapi_verify that matches it?")
-	errSwitching = errors.New("the next handler answered 101 Switching Protocols, which nobody had asked for")
+	errSwitching = errors.New("the next handler answered 101 Switching Protocols, which was not asked for")
 	errSilent    = errors.New("the next handler ended without an answer, as reverse_proxy does when a backend answers 101 Switching Protocols")
 )
 
-// switchingHeaders are what a 101 may have put into the header of the answer that
-// takes its place.
+// switchingHeaders are what a handler that writes a 101 may have left in the
+// header of the answer that replaces it.
 var switchingHeaders = []string{
 	"Connection", "Content-Encoding", "Content-Length", "Content-Type", "Sec-Websocket-Accept",
 	"Sec-Websocket-Extensions", "Sec-Websocket-Protocol", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// varUnhandled is the variable that Caddy sets for a request that went past all
-// handlers.
+// varUnhandled is the variable that Caddy sets for a request that no handler
+// answered.
 const varUnhandled = "unhandled"
 
 func isUnhandled(r *http.Request) bool {

@@ -9,26 +9,27 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// The headers by which the next handlers know what has been done for them.
+// Request headers that tell the next handlers what the guard has checked.
 const (
 	headerVerified     = "X-Instantapi-Verified"
 	headerDeduplicated = "X-Instantapi-Deduplicated"
 
 	defaultIdempotencyHeader = "Idempotency-Key"
 
-	// idempotencyOff is the value of the option for no such header.
+	// idempotencyOff is the option's value for no such header.
 	idempotencyOff = "off"
 )
 
-// connectionHeaders concern the connection to the sender, which ends here. None
-// may go on: the request has been read, so nothing is left to upgrade; and what
-// Connection names would be removed further on, the guard's own headers too.
+// connectionHeaders concern only the connection to the sender, so none of them
+// is passed on. The request has been read, so nothing is left to upgrade; and
+// reverse_proxy removes every header that Connection names, which could be the
+// guard's own.
 var connectionHeaders = []string{
 	"Connection", "Http2-Settings", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade",
 }
 
-// framedHeaders are set by the protocol, by the proxy or for the body, so that an
-// event's signature or identity can't travel in one.
+// framedHeaders are set by the protocol, by the proxy or for the body, so none
+// of them can carry a signature or an identity.
 var framedHeaders = append([]string{
 	"Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host", "Transfer-Encoding", "Via",
 }, connectionHeaders...)
@@ -40,7 +41,7 @@ func checkHeaderName(name string) error {
 		return fmt.Errorf("%q is not a header name", name)
 	}
 	if slices.ContainsFunc(framedHeaders, func(other string) bool { return isSpelling(name, other) }) {
-		return fmt.Errorf("%s has a meaning of its own; give another header", name)
+		return fmt.Errorf("%s has another meaning in HTTP; give another header", name)
 	}
 	if isSpelling(name, headerVerified) || isSpelling(name, headerDeduplicated) {
 		return fmt.Errorf("%s is what the guard tells the backend; give another header", name)
@@ -74,7 +75,7 @@ func (h *Handler) checkHeaderNames() error {
 	return nil
 }
 
-// provisionHeaders finds out which headers there are.
+// provisionHeaders works out the names of the headers to read, set and remove.
 func (h *Handler) provisionHeaders() {
 	h.signatureHeader = http.CanonicalHeaderKey(h.SignatureHeader)
 	h.guardHeaders = []string{headerVerified, headerDeduplicated, defaultIdempotencyHeader}
@@ -88,8 +89,8 @@ func (h *Handler) provisionHeaders() {
 }
 
 // isSpelling reports whether a backend may take one header name for the other.
-// CGI and its heirs (FastCGI, WSGI, Rack, PHP) know a header by its name in upper
-// case with underscores for all that is neither letter nor digit.
+// CGI and its heirs (FastCGI, WSGI, Rack, PHP) put a header's name in upper
+// case and replace everything but letters and digits with underscores.
 func isSpelling(name, other string) bool {
 	if len(name) != len(other) {
 		return false
@@ -113,8 +114,9 @@ func foldHeaderByte(c byte) byte {
 	}
 }
 
-// removeForgedHeaders removes what only the guard may say, and what could take
-// that away again. Trailers go with them: some backends make headers of them.
+// removeForgedHeaders removes the headers that only the guard may set, and
+// those that could make a proxy remove them again. It removes trailers too,
+// because some backends turn them into headers.
 func (x *exchange) removeForgedHeaders() {
 	r := x.request
 	for name := range r.Header {
@@ -130,8 +132,8 @@ func (x *exchange) removeForgedHeaders() {
 	r.Trailer = nil
 }
 
-// setGuardHeaders tells the next handlers that the event is authentic, and which it
-// is.
+// setGuardHeaders tells the next handlers that the event is authentic, and its
+// identity.
 func (x *exchange) setGuardHeaders() {
 	header := x.request.Header
 	values := []string{"true", x.id.String()} // of one header each

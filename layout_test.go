@@ -15,12 +15,12 @@ import (
 
 const modulePath = "github.com/instantapi/caddy-instantapi-verify"
 
-// room is what the files of a package may import, tests aside. Whatever stands in
-// no list may not be imported.
+// room says what the files of a package may import, apart from tests. They may
+// import nothing that is in no list.
 type room struct {
-	ours   []string // packages of this module, "." is the root
+	ours   []string // packages of this module; "." is the root
 	theirs []string // modules or packages of others; anyModule is all of them
-	not    []string // packages of the standard library that are not for it
+	not    []string // packages of the standard library that it may not import
 }
 
 const (
@@ -29,8 +29,8 @@ const (
 	jsonModule  = "github.com/go-json-experiment/json"
 )
 
-// rooms are all packages. Nothing that ships imports the root, so that it can be
-// read, and built, from the leaves upwards.
+// rooms has a line for every package. Nothing that ships imports the root, so
+// that the module can be read and built from the leaves upwards.
 var rooms = map[string]room{
 	".":         {ours: []string{"internal/body", "internal/ledger", "internal/options", "internal/scan", "signature", "store"}, theirs: []string{anyModule}},
 	"signature": {},
@@ -40,7 +40,7 @@ var rooms = map[string]room{
 	"store/badger":    {ours: []string{"store", "internal/options"}, theirs: []string{anyModule}},
 	"store/storetest": {ours: []string{"store"}, theirs: []string{caddyModule}},
 
-	// The ledger can be thought through, and tested, without a server.
+	// The ledger can be understood, and tested, without a server.
 	"internal/ledger": {
 		ours:   []string{"store"},
 		theirs: []string{"github.com/prometheus/client_golang", "go.uber.org/zap"},
@@ -50,7 +50,7 @@ var rooms = map[string]room{
 	"internal/scan":    {theirs: []string{jsonModule}},
 	"internal/options": {theirs: []string{caddyModule, "github.com/dustin/go-humanize"}},
 
-	// The commands speak HTTP to a Caddy that runs, and know it by that only.
+	// The commands know a running Caddy only through HTTP.
 	"internal/cli":           {ours: []string{"internal/cli/diagnosis", "signature"}, theirs: []string{anyModule}},
 	"internal/cli/diagnosis": {ours: []string{"signature"}, theirs: []string{jsonModule, "golang.org/x/text"}},
 
@@ -58,14 +58,15 @@ var rooms = map[string]room{
 	"internal/caddytest": {ours: []string{"signature", "store/storetest"}, theirs: []string{anyModule}},
 	"internal/faultfs":   {theirs: []string{anyModule}},
 
-	// What only uses the module.
+	// These packages only use the module.
 	"examples/caddy": {ours: []string{"."}, theirs: []string{anyModule}},
 	"bench":          {ours: []string{"bench/naive", "signature"}, theirs: []string{anyModule}},
 	"bench/caddy":    {ours: []string{".", "bench/naive"}, theirs: []string{anyModule}},
 	"bench/naive":    {ours: []string{"signature"}, theirs: []string{anyModule}},
 }
 
-// standardFile alone imports what a plain build has and the guard does not need.
+// standardFile alone imports what ships with a plain build but the guard does
+// not need.
 const standardFile = "standard.go"
 
 var standardImports = []string{"internal/cli", "store/badger"}
@@ -81,7 +82,7 @@ func TestImportsKeepToTheirRooms(t *testing.T) {
 		found[dir] = true
 		r, there := rooms[dir]
 		if !there {
-			t.Errorf("package %s has no room: say above what it may import", dir)
+			t.Errorf("package %s has no line in rooms: add one that says what it may import", dir)
 			continue
 		}
 		if file == standardFile {

@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -8,32 +9,32 @@ import (
 )
 
 // A sender that is refused before its body has been read may still be writing.
-// Were the connection closed at once, the system would answer what arrives then
-// with a reset, and that can take the answer away from a sender that has not read
-// it yet. So the guard answers, and then reads on for a while. That costs no more
-// than a sender can cost anyway: it is bounded in time and bytes, and little is
-// made of it.
+// If the connection were closed at once, the system would answer what arrives
+// after that with a reset, and the sender could lose an answer that it has not
+// read yet. So the guard answers, and then reads on for a while. That is
+// bounded in time and bytes, and costs less than accepting the body.
 const (
 	lingerTime  = 5 * time.Second
-	lingerPause = time.Second // as long as a sender may pause
+	lingerPause = time.Second // how long a sender may pause
 	lingerBytes = 64 << 20
 )
 
-// answersEarly reports whether an answer comes before the body has been read, on
-// a connection that has to be closed for that. HTTP/2 and HTTP/3 have a way of
-// their own to tell a sender to stop.
+// answersEarly reports whether an answer comes before the body has been read,
+// on a connection that has to be closed because of that. HTTP/2 and HTTP/3 have
+// their own way of telling a sender to stop.
 func (x *exchange) answersEarly() bool {
 	return x.body == nil && x.request.ProtoMajor == 1 && x.request.ContentLength != 0
 }
 
-// beginEarlyAnswer lets an answer out at once. By itself net/http waits for up to
-// 256 KiB of the body first, as long as the sender likes.
+// beginEarlyAnswer makes an answer go out at once. By default net/http first
+// reads up to 256 KiB of the body, however long the sender takes.
 func beginEarlyAnswer(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	w.Header().Set("Connection", "close")
 }
 
-// linger lets the sender read its answer: it reads what the sender still writes.
+// linger gives the sender time to read its answer by reading what it still
+// writes.
 func (x *exchange) linger() {
 	control := http.NewResponseController(x.writer)
 	if err := control.Flush(); err != nil {
@@ -58,16 +59,17 @@ func drain(control *http.ResponseController, body io.Reader) bool {
 		}
 		n, err := body.Read(buffer)
 		if err != nil {
-			return err == io.EOF
+			return errors.Is(err, io.EOF)
 		}
 		read += n
 	}
 	return false
 }
 
-// closeSoftly makes net/http end the connection with an end of its own writing,
-// and close it half a second later. That is what it does for a sender beyond the
-// limit of a MaxBytesReader, if that knows net/http's own writer.
+// closeSoftly makes net/http end its side of the connection first, and close
+// the connection half a second later. net/http does that for a sender that
+// exceeds the limit of a MaxBytesReader, if the reader was given net/http's own
+// writer.
 func closeSoftly(w http.ResponseWriter) {
 	for {
 		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })

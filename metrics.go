@@ -12,10 +12,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The collectors are the process's and not a config's, so that a reload does not
-// set the counters back; each config's registry gets them. Everything that a
-// request counts in is looked up beforehand: labels cost more than counting. No
-// label's value comes from a request, or anybody could make a series.
+// The collectors belong to the process and not to a config, so that a reload
+// does not reset the counters; each config's registry gets them. The counters
+// that a request increments are looked up beforehand, because looking up a
+// label costs more than counting. No label's value comes from a request, or
+// anybody could create series.
 
 const (
 	metricsNamespace = "caddy"
@@ -25,12 +26,12 @@ const (
 var (
 	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "secret_matches_total",
-		Help: "Authentic requests by the secret that made the signature: its position in the config, from 1.",
+		Help: "Authentic requests, by the position in the config, from 1, of the secret that made the signature.",
 	}, []string{"secret"})
 
 	storeErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "store_errors_total",
-		Help: "Failures of the store by what was asked of it.",
+		Help: "Failures of the store, by operation.",
 	}, []string{"operation"})
 	storeErrorsOpen   = storeErrorsTotal.WithLabelValues("open")
 	storeErrorsLookup = storeErrorsTotal.WithLabelValues("lookup")
@@ -39,7 +40,7 @@ var (
 
 	verifySeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_duration_seconds",
-		Help:    "Time to check a signature with all secrets.",
+		Help:    "Time to check a signature against all secrets.",
 		Buckets: prometheus.ExponentialBuckets(1e-6, 4, 10), // to 0.26 s
 	})
 	lookupSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -54,7 +55,7 @@ var (
 	})
 )
 
-// ledgerMetrics are the ledger's.
+// ledgerMetrics are the metrics that the ledger updates.
 var ledgerMetrics = ledger.Metrics{
 	OpenErrors:    storeErrorsOpen,
 	LookupErrors:  storeErrorsLookup,
@@ -64,8 +65,8 @@ var ledgerMetrics = ledger.Metrics{
 	RecordSeconds: recordSeconds,
 }
 
-// registerMetrics makes the metrics part of a config's registry, where another
-// handler may have done so.
+// registerMetrics adds the metrics to a config's registry, unless another
+// handler has done so.
 func registerMetrics(ctx caddy.Context) error {
 	for _, collector := range []prometheus.Collector{
 		requestsTotal, signatureErrorsTotal, secretMatchesTotal, storeErrorsTotal,
@@ -79,7 +80,7 @@ func registerMetrics(ctx caddy.Context) error {
 	return nil
 }
 
-// countersOfSecrets returns a counter for each of so many secrets.
+// countersOfSecrets returns one counter per secret.
 func countersOfSecrets(secrets int) []prometheus.Counter {
 	counters := make([]prometheus.Counter, secrets)
 	for i := range counters {
@@ -88,21 +89,21 @@ func countersOfSecrets(secrets int) []prometheus.Counter {
 	return counters
 }
 
-// statisticsTimeout is how long a person or a dashboard waits for the store's
-// figures.
+// statisticsTimeout is how long the status page and a scrape wait for the
+// store's figures.
 const statisticsTimeout = 5 * time.Second
 
-// storeCollector reads the store's figures when somebody scrapes. They are those
-// of the config in force, which has one store at most.
+// storeCollector reads the figures of the store of the config in force when the
+// metrics are scraped.
 type storeCollector struct{}
 
 var (
 	inFlightDesc     = newDesc("events_in_flight", "Events that are being delivered.")
-	unrecordedDesc   = newDesc("events_unrecorded", "Deliveries that only the memory knows, because the store fails.")
-	storeOpenDesc    = newDesc("store_open", "1 if the store is open, 0 while it can't be opened: on_store_error decides.")
-	rememberedDesc   = newDesc("events_remembered", "Events in the store. One that has expired or was forgotten may count for as long as it takes up space.")
-	storeBytesDesc   = newDesc("store_bytes", "What the store takes up on disk.")
-	freeBytesDesc    = newDesc("store_free_bytes", "Free space where the store is.")
+	unrecordedDesc   = newDesc("events_unrecorded", "Deliveries that only this process remembers, because the store fails.")
+	storeOpenDesc    = newDesc("store_open", "1 if the store is open, 0 while it can't be opened and on_store_error decides.")
+	rememberedDesc   = newDesc("events_remembered", "Events in the store. An expired or forgotten one may count until its space is reclaimed.")
+	storeBytesDesc   = newDesc("store_bytes", "Size of the store on disk.")
+	freeBytesDesc    = newDesc("store_free_bytes", "Free space in the store's file system.")
 	minFreeBytesDesc = newDesc("store_min_free_bytes", "Free space below which the store refuses events (min_free_space).")
 )
 

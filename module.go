@@ -23,11 +23,11 @@ func init() {
 	caddy.RegisterModule(Handler{})
 }
 
-// Handler guards a webhook endpoint for events of InstantAPI. A request comes
-// through to the next handler only if its body is signed with one of the
-// secrets, and if its event has not been delivered before. An event counts as
-// delivered when the next handlers answer with a status of 2xx; that is recorded
-// in the store of the app `instantapi_verify` before the answer goes out.
+// Handler guards a webhook endpoint for events of InstantAPI. A request reaches
+// the next handler only if its body is signed with one of the secrets and its
+// event has not been delivered before. An event counts as delivered when the
+// next handlers answer with a status of 2xx; that is recorded in the store of
+// the app `instantapi_verify` before the answer goes out.
 //
 // The next handlers get the body byte for byte, and these request headers, which
 // nobody else can set: `X-InstantAPI-Verified: true`, `Idempotency-Key` with the
@@ -53,7 +53,7 @@ type Handler struct {
 	Secrets []string `json:"secrets,omitempty"`
 
 	// The request header that carries the signature: 64 hex digits, with an
-	// optional `sha256=` in front, also with spaces behind it. Default:
+	// optional `sha256=` in front, which spaces may follow. Default:
 	// `X-InstantAPI-Signature`.
 	SignatureHeader string `json:"signature_header,omitempty"`
 
@@ -69,29 +69,29 @@ type Handler struct {
 	AnswerVerificationRequests bool `json:"answer_verification_requests,omitempty"`
 
 	// Events are duplicates only within one scope, so that two endpoints each
-	// get their copy. Request placeholders are allowed, but mind that a request
-	// says itself what they are, and that its signature covers the body only: a
-	// scope that a replayed request can choose is no defence against replays.
-	// Default: `{http.request.host}{http.request.orig_uri.path}`, compared like
-	// Caddy's own matchers compare them: without regard to case, doubled
-	// slashes and dot segments.
+	// get their copy. Request placeholders are allowed, but their values come
+	// from the request, and the signature covers only the body: a scope that a
+	// replayed request can choose is no defence against replays. Default:
+	// `{http.request.host}{http.request.orig_uri.path}`, compared as Caddy's
+	// own matchers compare them: ignoring case, doubled slashes and dot
+	// segments.
 	Scope string `json:"scope,omitempty"`
 
-	// The top-level fields of the body that tell one event from another. Where
-	// one is missing or empty, the whole body does. Default:
+	// The top-level fields of the body that identify an event. If one of them
+	// is missing or empty, the whole body identifies it. Default:
 	// `["event_type", "task_id"]`.
 	DedupeBy []string `json:"dedupe_by,omitempty"`
 
 	// How long a delivered event is remembered: a duration, or `forever`. The
-	// signature does not cover a time, so this is also for how long a recorded
+	// signature covers no timestamp, so this is also how long a captured
 	// request can't be replayed. Default: `720h`.
 	Retention Retention `json:"retention,omitempty"`
 
 	// How long a request waits for the outcome if another request is delivering
-	// the same event; after that it is answered with 503 and `Retry-After`. 0
-	// does not wait. Give less than the sender waits for an answer, or it sees a
-	// timeout in place of the 503. Default: `5s`, half of what most senders of
-	// webhooks wait.
+	// the same event; after that it is answered with 503 and `Retry-After`.
+	// With 0 it does not wait. Choose less than the sender waits for an answer,
+	// or the sender sees a timeout instead of the 503. Default: `5s`, half of
+	// what most senders of webhooks wait.
 	InFlightWait *caddy.Duration `json:"in_flight_wait,omitempty"`
 
 	// How long a delivery may take. It goes on when the sender hangs up, so
@@ -103,12 +103,12 @@ type Handler struct {
 	// `X-InstantAPI-Deduplicated: false`. Default: `reject`.
 	OnStoreError string `json:"on_store_error,omitempty"`
 
-	// The request header that carries the event's identity to the next handlers,
-	// or `off` for none. The identity is the same in each attempt to deliver an
-	// event: `off` is for backends whose own middleware stores its answer to the
-	// first attempt, a failure too, and repeats that to the next ones. What the
-	// client sends in this header, or in `Idempotency-Key`, is removed in any
-	// case. Default: `Idempotency-Key`.
+	// The request header that carries the event's identity to the next
+	// handlers, or `off` for none. The identity is the same in each attempt to
+	// deliver an event: `off` is for backends whose own middleware stores its
+	// answer to the first attempt, even a failure, and replays it to later
+	// ones. The client's own values of this header and of `Idempotency-Key` are
+	// always removed. Default: `Idempotency-Key`.
 	IdempotencyHeader string `json:"idempotency_header,omitempty"`
 
 	// Whether to do without a store: verify and forward, duplicates and all.
@@ -118,8 +118,8 @@ type Handler struct {
 	app      *App
 	log      *zap.Logger
 	verifier *signature.Verifier
-	matches  []prometheus.Counter // one a secret
-	fields   []string             // to be read from an event: first the placeholders', then DedupeBy
+	matches  []prometheus.Counter // one per secret
+	fields   []string             // to read from an event: first those with a placeholder, then DedupeBy
 
 	// Header names as net/http spells them.
 	signatureHeader   string
@@ -212,13 +212,13 @@ func (h *Handler) Validate() error {
 		return err
 	}
 	if h.MaxBodySize < 0 {
-		return fmt.Errorf("max_body_size: %d is not a size, give a number of bytes above 0", h.MaxBodySize)
+		return fmt.Errorf("max_body_size: %d is not a size; give a number of bytes above 0", h.MaxBodySize)
 	}
 	if err := checkDedupeBy(h.DedupeBy); err != nil {
 		return fmt.Errorf("dedupe_by: %w", err)
 	}
 	if h.Retention != Forever && time.Duration(h.Retention) < time.Second {
-		return fmt.Errorf("retention: %s is too short, give 1s or more, or forever", time.Duration(h.Retention))
+		return fmt.Errorf("retention: %s is too short; give 1s or more, or forever", time.Duration(h.Retention))
 	}
 	if *h.InFlightWait < 0 {
 		return fmt.Errorf("in_flight_wait: %s is below 0", time.Duration(*h.InFlightWait))
@@ -241,21 +241,21 @@ func checkOnStoreError(policy string) error {
 
 func checkDedupeBy(fields []string) error {
 	if len(fields) == 0 {
-		return errors.New("give one field or more")
+		return errors.New("give at least one field")
 	}
 	for i, field := range fields {
 		if field == "" {
 			return errors.New("a field's name is empty")
 		}
 		if slices.Contains(fields[:i], field) {
-			return fmt.Errorf("field %q is there twice", field)
+			return fmt.Errorf("field %q is listed twice", field)
 		}
 	}
 	return nil
 }
 
-// ServeHTTP takes a request through the steps of serve, and answers it where they
-// end without the next handlers.
+// ServeHTTP runs serve, and answers the request if serve ends without the next
+// handlers.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	x := newExchange(h, w, r, next)
 	defer x.end() // deferred, for handlers that panic
@@ -267,14 +267,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.handOver(err)
 }
 
-// serve is the contract of this module. Each step either goes on to the next one
-// or ends with an answer and its cause. The answer is nil where the next handlers
-// had the request.
+// serve is the contract of this module. Each step either leads to the next one
+// or ends with an answer and its cause. The answer is nil if the next handlers
+// got the request.
 func (x *exchange) serve() (*answer, error) {
-	// First of all, whatever becomes of the request.
+	// This comes first, so that it holds whatever becomes of the request.
 	x.removeForgedHeaders()
 
-	// Before the body is read: what can be refused for free.
+	// Refuse what can be refused without reading the body.
 	signatures := x.request.Header[x.handler.signatureHeader]
 	if x.isVerificationRequest(signatures) {
 		return answerVerification, nil
@@ -287,7 +287,7 @@ func (x *exchange) serve() (*answer, error) {
 		return answerForSignature(err), err
 	}
 
-	// Verify the bytes as they were sent, before anything is made of them.
+	// Verify the bytes as they were sent, before anything interprets them.
 	if err := x.readBody(x.handler.MaxBodySize); err != nil {
 		return answerForReadError(err), err
 	}

@@ -11,8 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// What can become of a request. The outcomes of bad signatures are with their
-// answers.
+// All that can become of a request.
 var (
 	outcomeForwarded      = newOutcome("forwarded")
 	outcomeUpstreamFailed = newOutcome("upstream_failed")
@@ -26,17 +25,23 @@ var (
 	outcomeJSON           = newOutcome("bad_json")
 	outcomeStore          = newOutcome("store_error")
 	outcomeVerification   = newOutcome("verification_request")
+
+	// Four reasons of one outcome, bad_signature.
+	outcomeMissing   = newBadSignature("missing")
+	outcomeRepeated  = newBadSignature("repeated")
+	outcomeMalformed = newBadSignature("malformed")
+	outcomeMismatch  = newBadSignature("mismatch")
 )
 
 var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
-		Help: "Requests by what became of them.",
+		Help: "Requests, by outcome.",
 	}, []string{"outcome"})
 
 	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
-		Help: "Requests with the outcome bad_signature, by the reason.",
+		Help: "Requests with the outcome bad_signature, by reason.",
 	}, []string{"reason"})
 )
 
@@ -49,7 +54,7 @@ type outcome struct {
 	lines    *lineLimit
 }
 
-// outcomes are all there are.
+// outcomes are all outcomes.
 var outcomes []*outcome
 
 func newOutcome(name string) *outcome {
@@ -65,7 +70,7 @@ func newBadSignature(reason string) *outcome {
 	return o
 }
 
-// String returns the name. An outcome that is not known yet has none.
+// String returns the name, or "" for an outcome that is not known yet.
 func (o *outcome) String() string {
 	if o == nil {
 		return ""
@@ -73,8 +78,8 @@ func (o *outcome) String() string {
 	return o.name
 }
 
-// isRepeat reports whether the request was dropped because its event was delivered
-// before.
+// isRepeat reports whether the request was dropped because its event had been
+// delivered before.
 func (o *outcome) isRepeat() bool {
 	return o == outcomeDuplicate || o == outcomeChanged || o == outcomeWaited
 }
@@ -87,22 +92,22 @@ func (o *outcome) count() {
 	}
 }
 
-// Anybody can make a guard refuse requests, and who has recorded an event can
-// make it drop duplicates, as fast as the network is. So that this costs the
-// operator neither disk nor CPU, only so many lines of each outcome are written,
-// in the whole process: not for each handler, of which there may be many, nor for
-// each config, or a reload would begin anew. How many were left out is told by
-// the next line, or after a while; and the metrics miss none.
+// Anybody can make a guard refuse requests as fast as the network allows, and
+// anybody who has captured an event can make it drop duplicates. To save the
+// operator disk and CPU, the number of log lines per outcome is limited in the
+// whole process: not per handler, of which there may be many, nor per config,
+// or a reload would reset it. The next line, or one written after a while, says
+// how many were left out; the metrics miss none.
 const (
 	linesPerSecond = 2
 	linesAtOnce    = 10
 
-	// reportAfter is how long a number of lines that were left out may wait for
-	// the next line.
+	// reportAfter is how long the number of suppressed lines waits for the next
+	// line before it is reported in a line of its own.
 	reportAfter = 10 * time.Second
 )
 
-// lineLimit says which lines of one outcome are written.
+// lineLimit decides which lines of one outcome are written.
 type lineLimit struct {
 	rate       *rate.Limiter
 	suppressed atomic.Int64 // since the last line
@@ -114,8 +119,8 @@ func newLineLimit(report func()) *lineLimit {
 	return &lineLimit{rate: rate.NewLimiter(linesPerSecond, linesAtOnce), report: report}
 }
 
-// next reports whether a line may be written now, and how many before it were
-// not.
+// next reports whether a line may be written now, and how many lines before it
+// were not written.
 func (l *lineLimit) next() (suppressed int64, ok bool) {
 	if l.rate.Allow() {
 		return l.suppressed.Swap(0), true
@@ -131,7 +136,7 @@ func (l *lineLimit) next() (suppressed int64, ok bool) {
 }
 
 // logLimited writes a line about a request, unless there are too many with this
-// outcome. A line that is not written makes no fields.
+// outcome. It makes the fields only for a line that is written.
 func (x *exchange) logLimited(o *outcome, level zapcore.Level, message string, cause error) {
 	log := x.handler.log
 	if !log.Core().Enabled(level) {
@@ -148,8 +153,7 @@ func (x *exchange) logLimited(o *outcome, level zapcore.Level, message string, c
 	log.Log(level, message, fields...)
 }
 
-// reportSuppressed tells how many lines were not written since the last one that
-// was.
+// reportSuppressed logs how many lines were not written since the last one.
 func (o *outcome) reportSuppressed() {
 	suppressed := o.lines.suppressed.Swap(0)
 	if suppressed == 0 {
@@ -157,11 +161,11 @@ func (o *outcome) reportSuppressed() {
 	}
 	// The config that they belonged to may be gone, and its log with it.
 	log := caddy.Log().Named("http.handlers.instantapi_verify")
-	log.Warn("more lines like the last ones were not written",
+	log.Warn("more lines like the previous ones were suppressed",
 		zap.Stringer("outcome", o), zap.Int64("suppressed", suppressed))
 }
 
-// Cleanup tells, before the process ends, what would have been told later.
+// Cleanup reports the suppressed lines before the process ends.
 func (h *Handler) Cleanup() error {
 	if !caddy.Exiting() {
 		return nil

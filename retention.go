@@ -26,7 +26,7 @@ func ParseRetention(s string) (Retention, error) {
 		return 0, err
 	}
 	if d < time.Second {
-		return 0, fmt.Errorf("%s is too short, give 1s or more, or forever", s)
+		return 0, fmt.Errorf("%s is too short; give 1s or more, or forever", s)
 	}
 	return Retention(d), nil
 }

@@ -11,8 +11,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// resolveSecrets replaces the placeholders. Its errors name a secret by its
-// position and by [secretSource].
+// resolveSecrets replaces the placeholders in secrets. Its errors name a secret
+// by its position and by [secretSource].
 func resolveSecrets(secrets []string, log *zap.Logger) ([]string, error) {
 	repl := caddy.NewReplacer()
 	var resolved []string
@@ -23,7 +23,7 @@ func resolveSecrets(secrets []string, log *zap.Logger) ([]string, error) {
 				i+1, secretSource(secret, "a placeholder in it"))
 		}
 		if doubts := doubtsAbout(value); len(doubts) > 0 {
-			log.Warn("secret looks as if it was copied with something that is no part of it; it is used unchanged, so look here if all signatures are refused",
+			log.Warn("secret seems to have been copied with something that is not part of it; it is used unchanged, so check it if all signatures are refused",
 				zap.Int("secret", i+1), zap.String("source", secretSource(secret, "the configuration")), zap.Strings("doubts", doubts))
 		}
 		resolved = append(resolved, value)
@@ -31,8 +31,9 @@ func resolveSecrets(secrets []string, log *zap.Logger) ([]string, error) {
 	return resolved, nil
 }
 
-// secretSource returns the placeholder that a secret is, and otherwise what it is
-// called: in "{env.A}x" or "{x}" the rest may be the secret itself.
+// secretSource returns the secret's text if that is one placeholder, and
+// otherwise a name for where it comes from: in "{env.A}x" or "{x}" the rest may
+// be the secret itself.
 func secretSource(secret, otherwise string) string {
 	inner := strings.TrimSuffix(strings.TrimPrefix(secret, "{"), "}")
 	source, _, _ := strings.Cut(inner, ".")
@@ -45,15 +46,15 @@ func secretSource(secret, otherwise string) string {
 // byteOrderMark is what some editors write in front of a file's text.
 const byteOrderMark = '\ufeff'
 
-// environmentLine is how a line of an environment file begins.
+// environmentLine matches the beginning of a line of an environment file.
 var environmentLine = regexp.MustCompile(`^(export\s+)?[A-Z][A-Z0-9_]*=.`)
 
-// doubtsAbout says what is unusual about a secret, and nothing that tells it. One
-// line break at the end of a file is not among it, because {file.*} takes that
-// away.
+// doubtsAbout says what is unusual about a secret, without revealing it. It
+// never sees one line break at the end of a file, because {file.*} removes
+// that.
 func doubtsAbout(secret string) (doubts []string) {
 	if !utf8.ValidString(secret) {
-		// What follows is about characters, which this does not have.
+		// The other checks are about characters, which this does not have.
 		return []string{"it is not UTF-8 text: was the file saved as UTF-16?"}
 	}
 	core := strings.TrimFunc(secret, isBlank)
@@ -78,11 +79,11 @@ func doubtsAbout(secret string) (doubts []string) {
 	return doubts
 }
 
-// isBlank reports whether nobody sees a character.
+// isBlank reports whether a character is invisible.
 func isBlank(r rune) bool { return unicode.IsSpace(r) || !unicode.IsGraphic(r) }
 
-// onlyInvisible leaves out what may well be a part of a secret, an ordinary space
-// too.
+// onlyInvisible drops what may well be part of a secret, ordinary spaces
+// included.
 func onlyInvisible(r rune) rune {
 	if r == ' ' || !isBlank(r) {
 		return -1
@@ -90,7 +91,7 @@ func onlyInvisible(r rune) rune {
 	return r
 }
 
-// namesOf names the different characters of a text that nobody sees.
+// namesOf names the different invisible characters of a text.
 func namesOf(blanks string) (names []string) {
 	seen := make(map[string]bool)
 	for _, r := range blanks {

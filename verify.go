@@ -11,7 +11,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// verify checks the signature, and counts which secret made it.
+// verify checks the signature, and counts the secret that made it.
 func (x *exchange) verify(sig signature.Signature) error {
 	start := time.Now()
 	secret, err := x.handler.verifier.Verify(x.body.Bytes(), sig)
@@ -23,12 +23,12 @@ func (x *exchange) verify(sig signature.Signature) error {
 	return nil
 }
 
-// maxVerificationRequest is the largest body of a request that may be the
-// sender's test whether the endpoint can be reached.
+// maxVerificationRequest is the largest body, in bytes, of a request that may
+// be the sender's test whether the endpoint is reachable.
 const maxVerificationRequest = 4 << 10
 
-// isVerificationRequest reports whether this is the sender's test that the
-// endpoint can be reached, and is to be answered as such.
+// isVerificationRequest reports whether this is the sender's test whether the
+// endpoint is reachable, and the handler answers such tests.
 func (x *exchange) isVerificationRequest(signatures []string) bool {
 	if !x.handler.AnswerVerificationRequests {
 		return false
@@ -52,11 +52,11 @@ func mentionsTask(body []byte) bool {
 		return true
 	}
 	var task [1]jsontext.Value
-	_ = scan.Members(body, []string{"task_id"}, task[:]) // for names with escapes; also before a fault
+	_ = scan.Members(body, []string{"task_id"}, task[:]) // finds names with escapes, also in front of a fault
 	return task[0] != nil
 }
 
-// methodError is a method that is not POST.
+// methodError is the error of a request whose method is not POST.
 type methodError string
 
 func (method methodError) Error() string { return fmt.Sprintf("method %q is not POST", string(method)) }

@@ -45,7 +45,7 @@ func TestLookupTakesTheIdentityThatItPrints(t *testing.T) {
 
 func TestLookupSaysWhatIsWrongWithTheQuestion(t *testing.T) {
 	s, _, _ := runAdminSite(t, caddytest.NewBackend(t, nil))
-	wantError(t, s.ask(t, "lookup", "--task-id", "a"), "give either the url")
+	wantError(t, s.ask(t, "lookup", "--task-id", "a"), "give the url that")
 	wantError(t, s.ask(t, "lookup", "--url", "nonsense", "--task-id", "a"), "like https://")
 	wantError(t, s.ask(t, "lookup", "--url", s.hook, "--task-id", "a", "--field", "task_id=b"), "task_id")
 }
