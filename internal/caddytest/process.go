@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -101,6 +102,21 @@ func (s *Site) Start(t testing.TB, caddyfile string) *Process {
 		return err == nil
 	})
 	return p
+}
+
+// Reload makes the process that runs the site run another Caddyfile, as `caddy
+// reload` does. The site needs an admin endpoint.
+func (s *Site) Reload(t testing.TB, caddyfile string) {
+	t.Helper()
+	r := Unsigned(http.MethodPost, "http://"+s.Admin+"/load", []byte(caddyfile))
+	r.Header.Set("Content-Type", "text/caddyfile")
+	got, err := DoWith(&http.Client{Timeout: 2 * patience}, r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Status != http.StatusOK {
+		t.Fatalf("reloading: %d %s", got.Status, got.Body)
+	}
 }
 
 func (p *Process) name() string { return filepath.Base(p.cmd.Path) }
