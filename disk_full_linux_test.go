@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -148,6 +149,9 @@ func TestFullDiskWhenTheStoreIsClosed(t *testing.T) {
 			s.Reload(t, s.config())
 			s.wantOtherServed(t)
 			s.Post(t, "/", []byte(s.backend.last(1)[0])).WantJSON(t, 503, caddytest.NoStore)
+			caddytest.Eventually(t, "the log says why the store is not open", func() bool {
+				return strings.Contains(s.Logged(), "it is still being closed: not enough free space: 40 KiB free")
+			})
 			s.makeRoom(t)
 		},
 		"SIGTERM": func(t *testing.T, s *fullSite) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -27,17 +28,16 @@ func (s *database) Close() error {
 	if !s.calls.shut() {
 		return fmt.Errorf("closing the store in %s: %w", s.path, errClosed)
 	}
-	closed := make(chan struct{})
-	closing.Store(s.path, closed)
-	result := make(chan error, 1) // the first
+	c := &closure{ended: make(chan struct{}), result: make(chan error, 1)}
+	closing.Store(s.path, c)
 	go func() {
-		defer close(closed)
+		defer close(c.ended)
 		defer closing.Delete(s.path)
-		s.shutDown(result)
+		s.shutDown(c)
 	}()
 	var err error
 	select {
-	case err = <-result:
+	case err = <-c.result:
 	case <-time.After(patience):
 		err = errHanging
 	}
@@ -47,36 +47,53 @@ func (s *database) Close() error {
 	return nil
 }
 
-// closing has the directories whose databases are being closed, with a channel that
-// is closed when that is done.
-var closing sync.Map // path → chan struct{}
+// closing has the directories whose databases are being closed.
+var closing sync.Map // path → *closure
+
+// closure is the closing of a database, which may take more than one attempt.
+type closure struct {
+	ended  chan struct{}         // closed when the database is
+	result chan error            // of the first attempt
+	last   atomic.Pointer[error] // of the latest attempt; nil: it is still under way
+}
+
+// tell tells the result of an attempt.
+func (c *closure) tell(err error) {
+	c.last.Store(&err)
+	select {
+	case c.result <- err:
+	default:
+	}
+}
+
+// reason returns what the closing waits for.
+func (c *closure) reason() error {
+	if last := c.last.Load(); last != nil && *last != nil {
+		return *last
+	}
+	return errHanging
+}
 
 // awaitClosed waits until the database in path, should this process have had it
 // open, is closed.
 func awaitClosed(ctx context.Context, path string) error {
-	closed, there := closing.Load(path)
+	value, there := closing.Load(path)
 	if !there {
 		return nil
 	}
+	c := value.(*closure)
 	select {
-	case <-closed.(chan struct{}):
+	case <-c.ended:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(patience):
-		return fmt.Errorf("%w: it is still being closed, because %w", store.ErrUnavailable, errHanging)
+		return fmt.Errorf("%w: it is still being closed: %w", store.ErrUnavailable, c.reason())
 	}
 }
 
-// shutDown closes the database as soon as that is possible, and tells the result of
-// the first attempt.
-func (s *database) shutDown(result chan<- error) {
-	tell := func(err error) {
-		select {
-		case result <- err:
-		default:
-		}
-	}
+// shutDown closes the database as soon as that is possible.
+func (s *database) shutDown(c *closure) {
 	s.writer.close()
 	s.yielder.close()
 	close(s.closing)
@@ -90,14 +107,14 @@ func (s *database) shutDown(result chan<- error) {
 		if err == nil {
 			break
 		}
-		tell(err)
+		c.tell(err)
 		time.Sleep(closeAgain)
 	}
 	s.pulse.end()
 	if s.logSync != nil {
 		s.logSync.close()
 	}
-	tell(s.db.Close())
+	c.tell(s.db.Close())
 }
 
 // readyToClose returns an error if the database can't be closed now. Badger writes
@@ -110,7 +127,7 @@ func (s *database) readyToClose() error {
 		return fmt.Errorf("reading the free space: %w", err)
 	}
 	if free < closeSpace {
-		return fmt.Errorf("%w: %s free, it takes %s", errNoSpace, humanize.IBytes(free), humanize.IBytes(closeSpace))
+		return fmt.Errorf("%w: %s free, it takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(closeSpace))
 	}
 	return nil
 }

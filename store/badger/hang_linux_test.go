@@ -201,8 +201,8 @@ func TestClosingOnAHungDisk(t *testing.T) {
 		}
 	})
 	within(t, patience, "opening", func() {
-		if _, err := module.Open(ctx); !errors.Is(err, store.ErrUnavailable) {
-			t.Errorf("opening: got %v, want ErrUnavailable", err)
+		if _, err := module.Open(ctx); !errors.Is(err, store.ErrUnavailable) || !errors.Is(err, errHanging) {
+			t.Errorf("opening: got %v, want ErrUnavailable and errHanging", err)
 		}
 	})
 	disk.Set(faultfs.Faults{})
@@ -223,6 +223,13 @@ func TestClosingOnAFullDisk(t *testing.T) {
 	if found, _ := filepath.Glob(filepath.Join(disk.Dir, "store", "*.sst")); len(found) > 0 {
 		t.Errorf("it wrote %v", found)
 	}
+	within(t, patience, "opening", func() {
+		_, err := module.Open(ctx)
+		if !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("opening: got %v, want ErrUnavailable", err)
+		}
+		caddytest.WantError(t, err, "it is still being closed: not enough free space: 40 KiB free")
+	})
 	disk.Set(faultfs.Faults{})
 	wantOpenedAgain(t, module, ids)
 }
