@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
@@ -14,12 +15,13 @@ import (
 
 // stubAdmin runs an admin endpoint that answers a request for a backup, and
 // returns its address. It keeps what was asked.
-func stubAdmin(t *testing.T, status int, answer string) (address string, asked *string) {
+func stubAdmin(t *testing.T, status int, answer string) (address string, asked *atomic.Value) {
 	t.Helper()
-	asked = new(string)
+	asked = new(atomic.Value)
+	asked.Store("")
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
-		*asked = fmt.Sprintf("%s %s %s %s", r.Method, r.URL, r.Header.Get("Content-Type"), body)
+		asked.Store(fmt.Sprintf("%s %s %s %s", r.Method, r.URL, r.Header.Get("Content-Type"), body))
 		w.WriteHeader(status)
 		io.WriteString(w, answer)
 	}))
@@ -35,8 +37,8 @@ func TestBackupAsksTheRunningCaddy(t *testing.T) {
 	cmd.Dir = dir
 	caddytest.Finish(t, cmd, nil).Want(t, 0, "Wrote 1,234 events, 56 KiB, to /copies/one\n")
 	want := fmt.Sprintf(`POST /instantapi_verify/backup application/json {"directory":%q}`, filepath.Join(dir, "copies", "one"))
-	if *asked != want {
-		t.Errorf("it asked %s, want %s", *asked, want)
+	if got := asked.Load(); got != want {
+		t.Errorf("it asked %s, want %s", got, want)
 	}
 	got := runCommand(t, "", "backup", dir, "--address", address, "--json")
 	got.Want(t, 0, answer)
@@ -66,8 +68,8 @@ func TestBackupSaysWhatWentWrong(t *testing.T) {
 	for _, args := range [][]string{nil, {""}, {"one", "two"}} {
 		wantError(t, runCommand(t, "", append([]string{"backup", "--address", address}, args...)...), "give one directory")
 	}
-	if strings.Contains(*asked, "backup") {
-		t.Errorf("it asked all the same: %s", *asked)
+	if got := asked.Load(); got != "" {
+		t.Errorf("it asked all the same: %s", got)
 	}
 }
 
