@@ -1,6 +1,6 @@
-// Package signature makes and checks the signatures of InstantAPI webhook events:
-// the HMAC-SHA256 of the raw body, in hex. It needs neither Caddy nor an HTTP
-// server.
+// Package signature makes and verifies the signatures of InstantAPI webhook
+// events: the HMAC-SHA256 of the raw body, in hex. It needs neither Caddy nor
+// an HTTP server.
 package signature
 
 import (
@@ -14,41 +14,39 @@ import (
 	"sync"
 )
 
-// DefaultHeader is the request header that carries the signature unless the
-// sender is known to use another one.
+// DefaultHeader is the request header in which InstantAPI sends the signature.
 const DefaultHeader = "X-InstantAPI-Signature"
 
-// Why a request is not authentic. The sender gets one and the same answer for
+// Reasons why a request is not authentic. The sender gets the same answer for
 // all of them; the log says which it was.
 var (
 	// ErrMissing means that the request has no signature header.
 	ErrMissing = errors.New("signature header is missing")
 
-	// ErrRepeated means that the signature header is there more than
-	// once: two readers could disagree about which one counts.
-	ErrRepeated = errors.New("signature header is there more than once")
+	// ErrRepeated means that there is more than one signature header: two
+	// readers could disagree about which one counts.
+	ErrRepeated = errors.New("signature header is repeated")
 
-	// ErrMalformed means that the header does not hold 64 hex digits, alone or
-	// behind "sha256=".
+	// ErrMalformed means that the header's value is not 64 hex digits, with or
+	// without "sha256=" in front.
 	ErrMalformed = errors.New("signature is not 64 hex digits")
 
-	// ErrMismatch means that no secret yields this signature for
-	// these bytes: another secret, or a body that was changed on its way.
+	// ErrMismatch means that no secret yields this signature for these bytes:
+	// the sender used another secret, or the body was changed on its way.
 	ErrMismatch = errors.New("signature matches no secret")
 
-	// ErrNoSecret means that a [Verifier] was asked for without a secret, or
-	// with an empty one. There is no "no secret, no check".
+	// ErrNoSecret means that [NewVerifier] was called without a secret, or with
+	// an empty one. A missing secret never means that nothing is checked.
 	ErrNoSecret = errors.New("a secret is required and must not be empty")
 )
 
-// Signature is a decoded HMAC-SHA256 digest as the sender claims it.
+// Signature is a decoded HMAC-SHA256 digest, as the sender sent it.
 type Signature [sha256.Size]byte
 
-// Parse decodes the values of a signature header. There must be
-// exactly one, of 64 hex digits in either case, with an optional "sha256=" in
-// front, behind which there may be spaces or tabs: some senders write them, and
-// they make no digest pass that would not pass without. The error is one of
-// [ErrMissing], [ErrRepeated] and [ErrMalformed].
+// Parse decodes the values of a signature header. There must be exactly one
+// value: 64 hex digits in either case, with an optional "sha256=" in front,
+// which spaces or tabs may follow, because some senders write them. The error
+// is one of [ErrMissing], [ErrRepeated] and [ErrMalformed].
 func Parse(values []string) (Signature, error) {
 	var sig Signature
 	if len(values) == 0 {
@@ -73,8 +71,9 @@ func Parse(values []string) (Signature, error) {
 // Verifier checks signatures against one or more secrets. It is safe for
 // concurrent use.
 type Verifier struct {
-	// One pool of keyed HMAC states a secret. hmac.New hashes the key into two
-	// blocks and allocates six times; a state taken from here does neither.
+	// One pool of keyed HMAC states per secret. hmac.New hashes the key into
+	// two blocks and allocates six times; taking a state from a pool does
+	// neither.
 	states []*sync.Pool
 }
 
@@ -85,8 +84,8 @@ type keyed struct {
 }
 
 // NewVerifier returns a Verifier that accepts a signature made with any of the
-// secrets. Several secrets are how one is rotated: the new one beside the old.
-// The error is [ErrNoSecret].
+// secrets: while a secret is being rotated, give the old and the new one. The
+// error is [ErrNoSecret].
 func NewVerifier(secrets ...string) (*Verifier, error) {
 	if len(secrets) == 0 {
 		return nil, ErrNoSecret
@@ -105,9 +104,9 @@ func NewVerifier(secrets ...string) (*Verifier, error) {
 // Verify checks that sig is the HMAC-SHA256 of exactly these bytes, and returns
 // the position of the secret that made it. The error is [ErrMismatch].
 //
-// Every secret is tried and every comparison takes the same time, so that the
-// time taken says nothing about how close a forgery came, nor which secret is
-// the current one.
+// Verify tries every secret, and every comparison takes the same time, so the
+// time reveals neither how close a forgery came nor which secret is the current
+// one.
 func (v *Verifier) Verify(body []byte, sig Signature) (secret int, err error) {
 	secret = -1
 	for i, states := range v.states {

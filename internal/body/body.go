@@ -1,5 +1,4 @@
-// Package body keeps a whole request body in memory, in buffers that are used
-// again.
+// Package body keeps a whole request body in memory, in reusable buffers.
 package body
 
 import (
@@ -14,28 +13,28 @@ import (
 // ErrTooLarge means that a body has more bytes than it may have.
 var ErrTooLarge = errors.New("body is larger than max_body_size")
 
-// ErrReleased is for who reads a body though its request has ended.
+// ErrReleased means that a body is read although its request has ended.
 var ErrReleased = errors.New("request has ended: its body can't be read any more")
 
-// A buffer holds a power of two of bytes. The first one is for what comes along
-// with a request's header, the second for what comes in one piece behind it;
-// from there on each is twice the one before.
+// The size of a buffer is a power of two. The first buffer is for what arrives
+// together with a request's header, the second for what arrives in one piece
+// behind it; from there on each is twice as large as the one before.
 const (
 	firstBuffer   = 4 << 10
 	secondBuffer  = 32 << 10
 	largestPooled = 4 << 20
 )
 
-// buffers keeps buffers between requests: a pool a size, one for firstBuffer and
-// one for each from secondBuffer to largestPooled.
+// buffers keeps buffers between requests, with one pool per size: firstBuffer,
+// and each size from secondBuffer to largestPooled.
 var buffers [9]sync.Pool
 
 func poolOf(size int) *sync.Pool {
 	return &buffers[bits.Len(uint(size/secondBuffer))]
 }
 
-// takeBuffer returns an empty buffer of one of these sizes, or of a larger one
-// that is in no pool.
+// takeBuffer returns an empty buffer of one of these sizes, or of a larger size
+// that is not pooled.
 func takeBuffer(size int) *[]byte {
 	if size <= largestPooled {
 		if buffer, ok := poolOf(size).Get().(*[]byte); ok {
@@ -57,13 +56,13 @@ func returnBuffer(buffer *[]byte) {
 // Body is a whole body in memory, for the next handlers to read as often as they
 // need to. Its buffer serves other requests after Release.
 type Body struct {
-	mu     sync.Mutex // a proxy may still be sending when its handler has returned
+	mu     sync.Mutex // a proxy may still be sending after its handler has returned
 	buffer *[]byte    // nil: released
 }
 
-// Read reads the whole body. The buffer grows with what arrives, to at most
-// twice of that or secondBuffer: a sender that announces much and sends little
-// costs little.
+// Read reads the whole body, of at most limit bytes. The buffer grows with what
+// arrives, to at most twice as much or secondBuffer: a sender that announces
+// much and sends little costs little.
 func Read(r *http.Request, limit int64) (*Body, error) {
 	if r.ContentLength > limit {
 		return nil, ErrTooLarge
@@ -79,7 +78,7 @@ func Read(r *http.Request, limit int64) (*Body, error) {
 		case int64(len(*buffer)) > limit:
 			returnBuffer(buffer)
 			return nil, ErrTooLarge
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return &Body{buffer: buffer}, nil
 		case err != nil:
 			err = fmt.Errorf("reading the body after %d bytes: %w", len(*buffer), err)
@@ -97,13 +96,13 @@ func growBuffer(full *[]byte) *[]byte {
 	return grown
 }
 
-// Bytes is what the body holds, until Release.
+// Bytes returns the body's content, which is valid until Release.
 func (b *Body) Bytes() []byte { return *b.buffer }
 
-// Release gives the buffer to other requests. From here on nobody can read it. A
-// body that somebody may still need is not released, but left to the garbage
-// collector: nobody tells when an error route, or whoever else comes behind a
-// handler, has done with it.
+// Release gives the buffer to other requests; the body can't be read any more.
+// A body that may still be needed after its handler returns is left to the
+// garbage collector instead, because nothing says when an error route has
+// finished with it.
 func (b *Body) Release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,7 +110,7 @@ func (b *Body) Release() {
 	b.buffer = nil
 }
 
-// readLocked copies what stands at this position.
+// readLocked copies what is at this position.
 func (b *Body) readLocked(p []byte, position int) (int, error) {
 	if b.buffer == nil {
 		return 0, ErrReleased
@@ -149,8 +148,8 @@ func (r *reader) Close() error {
 	return nil
 }
 
-// Failed is the body of a request that could not be read: who reads it gets the
-// error.
+// Failed is the body of a request that could not be read. Reading it returns
+// the error.
 type Failed struct{ Err error }
 
 // Read implements io.Reader.

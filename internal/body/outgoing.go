@@ -8,47 +8,48 @@ import (
 	"time"
 )
 
-// Outgoing is a body on its way to a backend, and to the next one where that
-// fails: each attempt gets it from its beginning.
+// Outgoing is a body that is sent to a backend, and to the next one if that
+// fails: each attempt gets the body from its beginning.
 //
-// All attempts of a proxy read from one Outgoing, because they share one request;
-// [Outgoing.Trace] tells them apart. To begin anew with each Close would mix two
-// attempts where the backend has answered early and the first one is still sending,
-// and HTTP/2 closes a body while it reads it.
+// All attempts of a proxy read from one Outgoing, because they share one
+// request; [Outgoing.Trace] tells them apart. Close can't: after an early
+// answer the first attempt may still be sending when the second begins, and
+// HTTP/2 closes a body while reading it.
 type Outgoing struct {
 	body *Body // its mutex guards all of this
 
 	position  int
 	whole     bool  // the end has been read since the last beginning
 	closed    bool  // by a handler, before there was an attempt
-	replaced  bool  // somebody sends another body in place of this one
+	replaced  bool  // another body is sent in place of this one
 	err       error // of all further reads
 	attempted bool  // there has been an attempt
 
-	// held is what a proxy that buffers a part of the body has read before the
-	// first attempt. An attempt sends what is left of that, and then reads on.
+	// held is how much a proxy that buffers part of the body has read before
+	// the first attempt. An attempt sends what is left of that, and then reads
+	// on.
 	held int
 
 	// Of the last attempt.
-	traced  bool          // it tells when it has ended, as all but FastCGI's do
+	traced  bool          // the trace says when it ends, as for all transports but FastCGI's
 	writing bool          // it has begun to write to a backend
 	asked   bool          // it has read from here
 	over    bool          // it has ended
-	ended   chan struct{} // nil as long as nobody waits for the end
+	ended   chan struct{} // nil while nobody waits for the end
 }
 
 // Outgoing returns the body for the next handlers to read.
 func (b *Body) Outgoing() *Outgoing { return &Outgoing{body: b} }
 
-// Why a body can't be read once more.
+// Reasons why a body can't be read once more.
 var (
 	errStillSending = errors.New("the attempt before this one is still sending the body")
-	errHeld         = errors.New("the proxy has buffered a part of the body, and may have used it up: raise request_buffers")
+	errHeld         = errors.New("the proxy has buffered only part of the body, and may have used it up: raise request_buffers")
 	errReplaced     = errors.New("another body is sent in place of this one")
 )
 
-// How long an attempt waits for the end of the one before: one that has read a
-// part of the body, and one that may begin to.
+// How long an attempt waits for the previous one to end: patience if that one
+// has read part of the body, shortPatience if it may be about to.
 const (
 	patience      = 5 * time.Second
 	shortPatience = 100 * time.Millisecond
@@ -66,12 +67,12 @@ func (o *Outgoing) Read(p []byte) (int, error) {
 	}
 	if o.closed || o.attempted && o.isOverLocked() {
 		o.attempted, o.traced, o.writing = false, false, false
-		o.rewindLocked() // another handler reads it, or the same one again
+		o.rewindLocked() // another handler reads the body, or the same one again
 	}
 	o.asked, o.over = true, false
 	n, err := o.body.readLocked(p, o.position)
 	o.position += n
-	o.whole = o.whole || err == io.EOF
+	o.whole = o.whole || errors.Is(err, io.EOF)
 	return n, err
 }
 
@@ -93,7 +94,8 @@ func (o *Outgoing) Close() error {
 	return nil
 }
 
-// Again returns another reader of the whole body: it is a request's GetBody.
+// Again returns another reader of the whole body. It serves as a request's
+// GetBody.
 func (o *Outgoing) Again() (io.ReadCloser, error) {
 	o.body.mu.Lock()
 	defer o.body.mu.Unlock()
@@ -103,13 +105,14 @@ func (o *Outgoing) Again() (io.ReadCloser, error) {
 	return &reader{body: o.body}, nil
 }
 
-// Trace returns what must be in the context of the requests that send the body.
-// Where an attempt can't have the whole body, and could not be told so because it
-// does not even ask for it, it is ended with stop, and [Outgoing.Err] says why.
+// Trace returns the trace that the context of the requests that send the body
+// must have. An attempt that can't get the whole body is ended by stop, because
+// it may not read again and see an error; [Outgoing.Err] says why.
 //
-// An attempt begins when a transport asks for a connection, and has done with the
-// body when it has written the request. FastCGI's transport does not ask but dials,
-// once for each attempt, and has done with the body by the time that it returns.
+// An attempt begins when a transport asks for a connection, and has finished
+// with the body when it has written the request. FastCGI's transport does not
+// ask but dials, once per attempt, and has finished with the body by the time
+// it returns.
 func (o *Outgoing) Trace(stop func()) *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn:      func(string) { o.begin(true, stop) },
@@ -144,11 +147,11 @@ func (o *Outgoing) begin(traced bool, stop func()) {
 	case o.traced != traced:
 		o.rewindLocked() // it is another proxy's
 	case o.held > 0 && (o.whole || !o.asked && o.writing):
-		// The proxy reads no more behind the end of its buffer and of the body;
-		// and nobody knows how much of its buffer it has used up.
+		// The proxy reads no further once its buffer holds the end of the body,
+		// so it is not known how much of its buffer is used up.
 		o.err = errHeld
 	case o.held == 0 || o.asked:
-		o.rewindLocked() // what was held has been used up before this was asked for
+		o.rewindLocked() // the attempt asked for more, so it has used up what was held
 	}
 	if o.err != nil {
 		stop()
@@ -178,8 +181,8 @@ func (o *Outgoing) waitLocked() {
 	}
 }
 
-// dial begins an attempt, unless it is for a connection that the last one has
-// asked for.
+// dial begins an attempt, unless the dialling is for a connection that the last
+// attempt asked for.
 func (o *Outgoing) dial(stop func()) {
 	o.body.mu.Lock()
 	asked := o.traced && !o.over
@@ -189,7 +192,7 @@ func (o *Outgoing) dial(stop func()) {
 	}
 }
 
-// write notes that an attempt of either kind goes out to a backend.
+// write notes that an attempt, traced or not, begins to write to a backend.
 func (o *Outgoing) write(traced bool) {
 	o.body.mu.Lock()
 	defer o.body.mu.Unlock()
@@ -198,7 +201,7 @@ func (o *Outgoing) write(traced bool) {
 	}
 }
 
-// end ends an attempt, one that sends no body too.
+// end ends an attempt, even one that sends no body.
 func (o *Outgoing) end() {
 	o.body.mu.Lock()
 	defer o.body.mu.Unlock()

@@ -66,7 +66,7 @@ func exchange(client *http.Client, r *http.Request, timeout time.Duration) (stat
 		body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	}
 	if err != nil {
-		if ctx.Err() == context.DeadlineExceeded {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			err = fmt.Errorf("no whole answer within %s", timeout)
 		} else if failed, ok := errors.AsType[*url.Error](err); ok {
 			err = explainTLS(failed.Err)

@@ -8,21 +8,21 @@ import (
 )
 
 // Claim is the right to deliver one event: nobody else has it at the same time.
-// Its holder must end it with delivered or with release.
+// Its holder must end it with Delivered or Release.
 type Claim struct {
 	ledger *Ledger
 	id     store.Identity
 	since  time.Time
-	ended  chan struct{} // nil as long as nobody waits
+	ended  chan struct{} // nil while nobody waits
 	record *store.Record // set before ended is closed; nil: the delivery failed
 }
 
 // ID returns the identity of the event.
 func (c *Claim) ID() store.Identity { return c.id }
 
-// lookUp returns what claim returns to the holder of c. The store is asked with
-// the claim in hand: asked before, it could miss a delivery that ends between
-// the question and the claim.
+// lookUp returns what [Ledger.Claim] returns to the holder of c. It asks the
+// store while the claim is held: an earlier answer could miss a delivery that
+// ends between the question and the claim.
 func (c *Claim) lookUp(ctx context.Context) (*Claim, *Earlier, error) {
 	looking := true
 	defer func() {
@@ -37,18 +37,18 @@ func (c *Claim) lookUp(ctx context.Context) (*Claim, *Earlier, error) {
 		return c, nil, err
 	}
 	known := &Earlier{Record: rec}
-	c.end(&known.Record) // whoever waits learns it too, without asking the store
+	c.end(&known.Record) // those who wait learn it too, without asking the store
 	return nil, known, nil
 }
 
-// Delivered records the delivery and then ends the claim: from here on the
-// event is a duplicate. An error means that the store could not record it; the
-// event is a duplicate all the same, for as long as the process lives, and is
-// recorded as soon as the store works again.
+// Delivered records the delivery and then ends the claim: from then on a repeat
+// is a duplicate. An error means that the store could not record the delivery.
+// A repeat is a duplicate all the same while the process lives, and the
+// delivery is recorded as soon as the store works again.
 func (c *Claim) Delivered(rec store.Record) error {
 	defer c.end(&rec)
 	recorded := false
-	defer func() { // deferred, should Record panic
+	defer func() { // deferred, in case Record panics
 		if !recorded {
 			c.ledger.keep(c.id, rec)
 		}

@@ -10,14 +10,14 @@ import (
 
 // Knowledge is what is known of an event.
 type Knowledge struct {
-	InFlight   time.Time     // since when; zero: nobody is delivering it
-	Delivered  *store.Record // nil: it was not, or is forgotten
-	Unrecorded bool          // delivered, as only this process knows
+	InFlight   time.Time     // since when; zero: not being delivered
+	Delivered  *store.Record // nil: not delivered, or forgotten
+	Unrecorded bool          // delivered, but only this process remembers it
 }
 
-// Ask returns what is known of an event. It claims nothing. The store is asked
-// also about an event that is in flight: a repeat that is just being looked up
-// has a claim, too.
+// Ask returns what is known of an event. It claims nothing. It asks the store
+// even about an event that is claimed, because a repeat that is being looked up
+// has a claim too.
 func (l *Ledger) Ask(ctx context.Context, id store.Identity) (known Knowledge, err error) {
 	l.mu.Lock()
 	c := l.inFlight[id]
@@ -31,20 +31,20 @@ func (l *Ledger) Ask(ctx context.Context, id store.Identity) (known Knowledge, e
 		known.InFlight = c.since
 		return known, nil
 	case errors.Is(err, store.ErrCannotRecord) || errors.Is(err, errNotRecording):
-		return known, nil // it could not be recorded, but nobody wants to
+		return known, nil // Ask does not need the store to record anything
 	}
 	return known, err
 }
 
 // Forget makes a delivered event new again: the next attempt is forwarded. It
-// returns the delivery, nil if there was none. The error ErrInFlight means that
-// the event is being delivered just now.
+// returns the record of the delivery, or nil if there was none. The error is
+// [ErrInFlight] if the event is being delivered.
 func (l *Ledger) Forget(ctx context.Context, id store.Identity) (*store.Record, error) {
 	c, err := l.enterToForget(ctx, id)
 	if err != nil {
 		return nil, err
 	}
-	defer c.Release() // who comes meanwhile waits
+	defer c.Release() // requests that arrive meanwhile wait
 	rec, found, err := l.lookup(ctx, id)
 	if err != nil || !found {
 		return nil, err
@@ -65,13 +65,13 @@ func (l *Ledger) Forget(ctx context.Context, id store.Identity) (*store.Record, 
 	return &rec, nil
 }
 
-// repeatPatience is how long forget waits for the end of a repeat's lookup. What
-// takes longer is a delivery after all, of an event that the store knew nothing of
-// when it was asked because it failed.
+// repeatPatience is how long Forget waits for the lookup of a repeat to end. A
+// claim that lasts longer is a delivery after all, begun while the store could
+// not say that the event was known.
 const repeatPatience = time.Second
 
-// enterToForget is enter, but behind repeats that are just being looked up: they
-// are over in a moment, and are no delivery.
+// enterToForget is enter for Forget. It waits for repeats that are being looked
+// up: they are no deliveries, and end in a moment.
 func (l *Ledger) enterToForget(ctx context.Context, id store.Identity) (*Claim, error) {
 	for {
 		c, first := l.enter(id)

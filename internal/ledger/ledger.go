@@ -1,5 +1,5 @@
-// Package ledger decides who may deliver an event, and remembers who did, over a
-// store.
+// Package ledger decides which request may deliver an event, and remembers
+// delivered events in a store.
 package ledger
 
 import (
@@ -18,17 +18,17 @@ import (
 // long as the caller was ready to wait.
 var ErrInFlight = errors.New("another request is delivering this event")
 
-// errNotRecording means that the store has refused to record a delivery. Until it
-// takes that one it is not given more to refuse: what only the memory knows is
-// gone with the process.
+// errNotRecording means that the store has refused to record a delivery. Until
+// the store records it no new event is accepted: deliveries that only this
+// process remembers are lost when the process ends.
 var errNotRecording = errors.New("store does not record deliveries at present, see its last error")
 
-// Ledger decides who may forward an event. What is being delivered is known in
-// memory only, so that a crash leaves no claim behind; what was delivered is in
-// the store.
+// Ledger decides which request may forward an event. Claims are kept only in
+// memory, so that a crash leaves none behind; delivered events are in the
+// store.
 //
-// It is shared by all handlers on one store, also those of an older and a newer
-// config while one takes over from the other.
+// All handlers on one store share a Ledger, including those of an older and a
+// newer config while one takes over from the other.
 type Ledger struct {
 	opening opening
 	opened  atomic.Pointer[store.Store] // nil until the store is open
@@ -39,18 +39,18 @@ type Ledger struct {
 
 	mu         sync.Mutex
 	inFlight   map[store.Identity]*Claim
-	unrecorded map[store.Identity]store.Record // delivered, but the store refused to say so
+	unrecorded map[store.Identity]store.Record // delivered, but not recorded by the store
 	retrying   bool
 	recording  sync.Mutex // held while an unrecorded delivery is recorded, or an event forgotten
 	closed     chan struct{}
 	retries    sync.WaitGroup
 }
 
-// Open returns a ledger over the store that open opens. It does not wait for
-// that, see [Ledger.AwaitOpen]: open is called in the background, and again as
-// long as it fails. After [Ledger.Close], released is called when nothing uses
-// the storage any more. Log is asked for a logger for each line, because a ledger
-// outlives the configuration that opened it.
+// Open returns a ledger over the store that open opens. It does not wait until
+// the store is open, see [Ledger.AwaitOpen]: it calls open in the background,
+// and again until open succeeds. After [Ledger.Close], the ledger calls
+// released when nothing uses the storage any more. It calls log for each line,
+// because a ledger outlives the configuration that opened it.
 func Open(open func(context.Context) (store.Store, error), released func(), log func() *zap.Logger, metrics Metrics) *Ledger {
 	l := &Ledger{
 		opening:    opening{open: open, released: released, ended: make(chan struct{}), settled: make(chan struct{}), err: ErrOpening},
@@ -70,10 +70,10 @@ type Metrics struct {
 	LookupSeconds, RecordSeconds                         prometheus.Observer
 }
 
-// Earlier is a delivery that was there before.
+// Earlier is an earlier delivery of an event.
 type Earlier struct {
 	store.Record
-	Waited bool // for it, because another request was at it
+	Waited bool // the caller waited while another request delivered it
 }
 
 // Claim asks for the right to deliver an event.
@@ -135,7 +135,7 @@ func (l *Ledger) lookup(ctx context.Context, id store.Identity) (store.Record, b
 	}
 	opened, err := l.ready(ctx)
 	if err != nil {
-		return rec, false, err // counted when it was tried
+		return rec, false, err // the attempt to open it was counted
 	}
 	rec, found, err = opened.Lookup(ctx, id)
 	if err != nil {
@@ -146,8 +146,8 @@ func (l *Ledger) lookup(ctx context.Context, id store.Identity) (store.Record, b
 	return rec, found, err
 }
 
-// record does not end with a request: what a backend has accepted is recorded
-// whether or not its sender still waits.
+// record takes no context: what a backend has accepted is recorded whether or
+// not the sender still waits.
 func (l *Ledger) record(id store.Identity, rec store.Record) error {
 	opened, err := l.Store()
 	if err == nil {
@@ -170,8 +170,8 @@ func (l *Ledger) failed(counter prometheus.Counter, err error) {
 	l.lastError.Store(&Failure{time.Now(), err})
 }
 
-// LastFailure returns the last error of the store, nil if there was none. It may
-// be over.
+// LastFailure returns the store's last error, or nil if there was none. Its
+// cause may have passed since.
 func (l *Ledger) LastFailure() *Failure { return l.lastError.Load() }
 
 // Load returns how many events are being delivered, and how many deliveries the
@@ -193,7 +193,7 @@ func (l *Ledger) Close() error {
 	lost := len(l.unrecorded)
 	l.mu.Unlock()
 	if lost > 0 {
-		l.log().Error("closing a store that still refuses to record deliveries: these events are forwarded again when they are sent again",
+		l.log().Error("closing a store that still refuses to record deliveries; their events are forwarded again when they are sent again",
 			zap.Int("events", lost))
 	}
 	return l.closeStore()

@@ -13,18 +13,19 @@ import (
 )
 
 const (
-	// patience is how long the first opening of a store may hold up those who
-	// need it: a configuration that loads, and a request that comes before it
-	// is loaded. An opening that takes longer goes on without them.
+	// patience is how long the first opening of a store may hold up a
+	// configuration that is loading, and requests that come before it is
+	// loaded. They go on without the store if it takes longer to open.
 	patience = 5 * time.Second
 
-	// reopenUnavailable is how long to leave a store alone whose trouble may
-	// pass by itself, reopenBroken how long one that a person must mend.
+	// reopenUnavailable is the pause before another attempt to open a store
+	// whose trouble may pass by itself, and reopenBroken the pause for a store
+	// that a person must mend.
 	reopenUnavailable = 2 * time.Second
 	reopenBroken      = 30 * time.Second
 
-	// closeTimeout is how long Close waits for a store whose disk or engine does
-	// not answer. A store that is left open by it is one that crashed.
+	// closeTimeout is how long Close waits for a store whose disk or engine
+	// does not answer. A store that Close gives up on is left as after a crash.
 	closeTimeout = 30 * time.Second
 )
 
@@ -33,19 +34,19 @@ var ErrOpening = errors.New("store is still being opened")
 
 var errClosed = errors.New("store is closed")
 
-// opening is the way of a store from closed to open.
+// opening is the state of the attempts to open a store.
 type opening struct {
 	open     func(context.Context) (store.Store, error)
 	released func()
 	cancel   context.CancelFunc
-	ended    chan struct{} // closed when nobody tries any more
-	settled  chan struct{} // closed when the first attempt has ended, or patience has
+	ended    chan struct{} // closed after the last attempt
+	settled  chan struct{} // closed when the first attempt or patience has ended
 
 	mu  sync.Mutex
-	err error // why the store is not open; nil: it is
+	err error // why the store is not open; nil: it is open
 }
 
-// begin opens the store in the background, as often as it takes.
+// begin opens the store in the background, and tries again until that succeeds.
 func (l *Ledger) begin() {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.opening.cancel = cancel
@@ -59,7 +60,7 @@ func (l *Ledger) openUntilOpen(ctx context.Context) {
 	o := &l.opening
 	impatient := time.AfterFunc(patience, func() {
 		if o.settle() {
-			l.log().Info("opening the store takes long; until it is open, on_store_error decides about new events")
+			l.log().Info("opening the store takes long; until it is open, on_store_error decides what happens to new events")
 		}
 	})
 	defer impatient.Stop()
@@ -81,10 +82,11 @@ func (l *Ledger) openUntilOpen(ctx context.Context) {
 		l.failed(l.metrics.OpenErrors, err)
 		changed := o.end(err)
 		broken := !errors.Is(err, store.ErrUnavailable)
-		// The first error of a store that a person must mend is told by the
-		// configuration that fails to load, if that still waits.
+		// The configuration, if it still waits, reports the first error of a
+		// store that a person must mend, because it fails to load with that
+		// error.
 		if waitedFor := o.settle(); changed && !(waitedFor && broken) {
-			l.log().Error("store can't be opened; until it is open, on_store_error decides about new events", zap.Error(err))
+			l.log().Error("store can't be opened; until it is open, on_store_error decides what happens to new events", zap.Error(err))
 		}
 		pause := reopenUnavailable
 		if broken {
@@ -97,7 +99,8 @@ func (l *Ledger) openUntilOpen(ctx context.Context) {
 	}
 }
 
-// tryOpen turns a panic into an error: here is no request's goroutine to catch it.
+// tryOpen turns a panic into an error: in this goroutine it would end the
+// process.
 func (l *Ledger) tryOpen(ctx context.Context) (opened store.Store, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -107,7 +110,8 @@ func (l *Ledger) tryOpen(ctx context.Context) (opened store.Store, err error) {
 	return l.opening.open(ctx)
 }
 
-// settle lets those go on who wait. It reports whether they still did.
+// settle ends the waiting for the first attempt. It reports whether anybody
+// could still have been waiting.
 func (o *opening) settle() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -120,7 +124,8 @@ func (o *opening) settle() bool {
 	}
 }
 
-// end notes how an attempt ended, and reports whether that is news.
+// end notes how an attempt ended, and reports whether that differs from the
+// attempt before.
 func (o *opening) end(err error) (changed bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -135,9 +140,9 @@ func (o *opening) result() error {
 	return o.err
 }
 
-// AwaitOpen waits for the first attempt to open the store, but no longer than five
-// seconds. An error means that the store can't be opened, and that a person must
-// mend what it says. A store that is not open yet, or is unavailable for now, is
+// AwaitOpen waits for the first attempt to open the store, for at most five
+// seconds. An error means that the store can't be opened, and names what a
+// person must mend. A store that is not open yet, or is unavailable for now, is
 // no error: the ledger goes on trying.
 func (l *Ledger) AwaitOpen() error {
 	<-l.opening.settled
@@ -148,8 +153,7 @@ func (l *Ledger) AwaitOpen() error {
 	return err
 }
 
-// Store returns the store, for its figures, or an error that says why it is not
-// open.
+// Store returns the open store, or an error that says why it is not open.
 func (l *Ledger) Store() (store.Store, error) {
 	if err := l.opening.result(); err != nil {
 		return nil, err
@@ -157,8 +161,8 @@ func (l *Ledger) Store() (store.Store, error) {
 	return *l.opened.Load(), nil
 }
 
-// ready returns the open store. While it is being opened for the first time,
-// requests wait as long as a loading configuration does.
+// ready returns the open store. During the first attempt to open it, ready
+// waits as long as a loading configuration does.
 func (l *Ledger) ready(ctx context.Context) (store.Store, error) {
 	if opened := l.opened.Load(); opened != nil {
 		return *opened, nil
@@ -171,7 +175,8 @@ func (l *Ledger) ready(ctx context.Context) (store.Store, error) {
 	return l.Store()
 }
 
-// closeStore ends the opening, and closes what was opened.
+// closeStore ends the attempts to open the store, and closes it if it was
+// opened.
 func (l *Ledger) closeStore() error {
 	l.opening.cancel()
 	closed := make(chan error, 1)
@@ -183,7 +188,7 @@ func (l *Ledger) closeStore() error {
 	case err := <-closed:
 		return err
 	case <-time.After(closeTimeout):
-		return fmt.Errorf("store does not close within %s; what was recorded is kept, as after a crash", closeTimeout)
+		return fmt.Errorf("the store did not close within %s; it keeps what was recorded, as after a crash", closeTimeout)
 	}
 }
 

@@ -9,20 +9,20 @@ import (
 
 const (
 	// maxUnrecorded bounds the deliveries kept in memory while the store does
-	// not record: about 16 MiB. Only on_store_error forward can ever get there.
+	// not record, to about 16 MiB. Only on_store_error forward can reach it.
 	maxUnrecorded = 100_000
 
-	// retryUnrecorded is how long to leave a failing store alone.
+	// retryUnrecorded is the pause before a failing store is tried again.
 	retryUnrecorded = time.Second
 )
 
-// keep remembers a delivery that the store refused, and sees to it that the
-// store is asked again.
+// keep remembers a delivery that the store did not record, and makes sure that
+// recording it is tried again.
 func (l *Ledger) keep(id store.Identity, rec store.Record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.unrecorded) >= maxUnrecorded {
-		l.log().Error("no room to remember a delivery that the store refused: the event is forwarded again when it is sent again",
+		l.log().Error("no room to remember a delivery that the store did not record; the event is forwarded again when it is sent again",
 			zap.Stringer("identity", id))
 		return
 	}
@@ -39,7 +39,7 @@ func (l *Ledger) keep(id store.Identity, rec store.Record) {
 	l.retries.Go(l.retry)
 }
 
-// retry runs while there are unrecorded deliveries, and no longer.
+// retry runs while there are unrecorded deliveries.
 func (l *Ledger) retry() {
 	tick := time.NewTicker(retryUnrecorded)
 	defer tick.Stop()
@@ -51,7 +51,7 @@ func (l *Ledger) retry() {
 		}
 		recorded := l.recordKept()
 		if recorded > 0 {
-			l.log().Info("store works again: deliveries that it had refused are recorded",
+			l.log().Info("store works again; deliveries that it had refused are recorded",
 				zap.Int("events", recorded))
 		}
 		l.mu.Lock()

@@ -1,5 +1,5 @@
-// Package options reads the options of a Caddyfile block from a table: one row
-// for each option.
+// Package options reads the options of a Caddyfile block according to a table
+// with one row per option.
 package options
 
 import (
@@ -19,7 +19,7 @@ type Option struct {
 	Arguments  Arguments
 	Repeatable bool
 
-	// Set takes the arguments, none of them empty. Its error is reported with
+	// Set gets the arguments, none of them empty. Its error is reported with
 	// the option's name and line.
 	Set func(args []string) error
 }
@@ -27,16 +27,16 @@ type Option struct {
 // Arguments says how many arguments an option takes.
 type Arguments int
 
-// What an option takes.
+// Numbers of arguments.
 const (
 	One Arguments = iota
 	None
 	OneOrMore
 )
 
-// ReadBlock reads the block that d is in front of. An unknown option, a second
-// one of those that are not repeatable, a wrong number of arguments, an empty
-// argument and a nested block are errors that name the option and the line.
+// ReadBlock reads the block that follows in d. An unknown option, a repeated
+// option that is not repeatable, a wrong number of arguments, an empty argument
+// and a nested block are errors that name the option and the line.
 func ReadBlock(d *caddyfile.Dispenser, table []Option) error {
 	seen := make(map[string]bool)
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -116,7 +116,7 @@ func Duration(target *caddy.Duration) func([]string) error {
 	}
 }
 
-// Flag returns a Set for an option that is on when it is given.
+// Flag returns a Set for an option that is on if it is present.
 func Flag(target *bool) func([]string) error {
 	return func([]string) error {
 		*target = true

@@ -5,16 +5,16 @@ import (
 	"strconv"
 )
 
-// Error says why, and from which byte on, a body is not a JSON object. A body is
-// private, so the error quotes one byte of it at most.
+// Error says why, and from which byte on, a body is not a JSON object. A body
+// is private, so the error quotes at most one byte of it.
 type Error struct {
-	Offset int // of the byte at fault, counted from 0; the body's length if it ends too early
+	Offset int // of the wrong byte, counted from 0; the body's length if it ends too early
 	fault  string
 }
 
 func (e *Error) Error() string { return "body is not a JSON object: " + e.fault }
 
-// fault is the error of a body that does not go on with what is wanted.
+// fault is the error of a body that does not continue with what is wanted.
 func (s *scanner) fault(wanted string) error {
 	switch {
 	case len(s.body) == 0:
@@ -25,7 +25,8 @@ func (s *scanner) fault(wanted string) error {
 	return s.errorf("byte %d is %s, not %s", s.at, describe(s.body[s.at]), wanted)
 }
 
-// unclosed is the error of a body that ends within what begins at the next byte.
+// unclosed is the error of a body that ends inside what begins at the next
+// byte.
 func (s *scanner) unclosed(what string) error {
 	start := s.at
 	s.at = len(s.body)

@@ -1,5 +1,5 @@
-// Package scan finds the values of an event's top-level members in its body. What
-// stands inside values is left to the backend's parser to judge.
+// Package scan finds the values of an event's top-level members in its body.
+// What is inside the values is left to the backend's parser to judge.
 package scan
 
 import (
@@ -9,29 +9,28 @@ import (
 )
 
 // Members checks that body is one JSON object and finds the values of its
-// top-level members called names: values[i] becomes the value of names[i], or nil
-// where there is none. The two have the same length. The values are pieces of
-// body. The error is an [*Error]; values then holds what stands before the fault.
+// top-level members called names: values[i] becomes the value of names[i], or
+// nil if there is none. The two slices have the same length. The values are
+// slices of body. The error is an [*Error]; values then holds what comes before
+// the fault.
 //
-// What is checked is the object itself. Each name is in double quotes and is
+// Members checks only the object itself. Each name is in double quotes and is
 // followed by a colon and a value, commas separate the members, and around the
 // object there is only white space, except for a byte order mark at the very
-// beginning. Of a repeated name the last member counts, as in JavaScript and
-// Python.
+// beginning. If a name is repeated, the last member counts, as in JavaScript
+// and Python.
 //
-// Of what stands inside values only the end is found. Senders and backends
-// disagree about the rest, and the signature covers it: NaN and Infinity, lone
+// Of the values it only finds the ends. Senders and backends disagree about
+// what may be inside, and the signature covers it: NaN and Infinity, lone
 // surrogates, invalid UTF-8, raw control characters, trailing commas and any
 // depth of nesting pass.
 //   - A string ends at the first quote with an even number of backslashes in
 //     front.
-//   - An object or an array ends where all brackets opened since its beginning
-//     have been closed, those in strings not counted. The two kinds are counted
-//     together, but the last bracket must be of the kind of the first.
+//   - An object or an array ends where all brackets opened since its beginning have been closed. Brackets in strings don't count. The two kinds are counted together, but the last bracket must match the first.
 //   - Anything else is a run of letters, digits and "+-._".
 //
-// The time it takes grows with the length of body and with nothing else. Nesting
-// takes no memory, neither stack nor heap.
+// The time that Members takes depends only on the length of body. Nesting takes
+// no memory, neither stack nor heap.
 func Members(body []byte, names []string, values []jsontext.Value) error {
 	clear(values)
 	s := scanner{body: body}
@@ -128,9 +127,9 @@ func (s *scanner) member() (name, value []byte, err error) {
 	return name, s.body[start:s.at], err
 }
 
-// skipScalar skips a number or a literal, also one that JSON does not have, like
-// NaN or -Infinity. It stops at any other character: within single quotes or a
-// comment a comma would not end the value.
+// skipScalar skips a number or a literal, including literals that JSON lacks,
+// such as NaN or -Infinity. It stops at any other character: inside single
+// quotes or a comment a comma would not end the value.
 func (s *scanner) skipScalar() error {
 	start := s.at
 	for s.at < len(s.body) && isScalar(s.body[s.at]) {
@@ -164,7 +163,8 @@ func assign(name, value []byte, names []string, values []jsontext.Value) {
 	}
 }
 
-// isPlainASCII reports whether a name says just what its bytes are.
+// isPlainASCII reports whether a name has neither escapes nor characters beyond
+// ASCII.
 func isPlainASCII(name []byte) bool {
 	for _, c := range name {
 		if c < ' ' || c == '\\' || c > '~' {

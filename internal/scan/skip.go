@@ -9,7 +9,8 @@ import (
 // skipString skips a string, whose opening quote is next.
 func (s *scanner) skipString() error {
 	for quote := nextQuote(s.body, s.at+1); quote >= 0; quote = nextUnescaped(s.body, quote+1) {
-		// No backslash is counted twice: each run ends at the quote before it.
+		// No backslash is counted twice, because each run begins behind the
+		// last quote.
 		run := quote
 		for s.body[run-1] == '\\' {
 			run--
@@ -23,8 +24,8 @@ func (s *scanner) skipString() error {
 }
 
 // nextQuote returns the position of the first quote from at on, or -1. It looks
-// at one word first, because most strings are short and IndexByte takes its time
-// to begin.
+// at one word first, because most strings are short and IndexByte takes time to
+// start.
 func nextQuote(body []byte, at int) int {
 	rest := body[at:]
 	if len(rest) >= wordSize {
@@ -38,9 +39,10 @@ func nextQuote(body []byte, at int) int {
 	return -1
 }
 
-// nextUnescaped is nextQuote for the text behind an escaped quote. Where a text
-// is itself JSON, many more escaped quotes follow, too close to each other for
-// IndexByte. So it first passes over those nearby that a single backslash escapes.
+// nextUnescaped is nextQuote for the text behind an escaped quote. If a text is
+// itself JSON, many more escaped quotes follow, too close to each other for
+// IndexByte. So nextUnescaped first skips nearby quotes that a single backslash
+// escapes.
 func nextUnescaped(body []byte, at int) int {
 	const nearby = 128
 	for last := min(at+nearby, len(body)) - wordSize; at <= last; at += wordSize {
@@ -84,7 +86,7 @@ func (s *scanner) skipNested() error {
 	return s.unclosed("object")
 }
 
-// close takes the bracket that closes what this one has opened.
+// close takes the bracket that closes this opening one.
 func (s *scanner) close(opening byte) error {
 	if opening == '[' {
 		return s.take(']', "']'")
@@ -92,8 +94,8 @@ func (s *scanner) close(opening byte) error {
 	return s.take('}', "'}'")
 }
 
-// skipPlain skips to the next quote or bracket, and reports whether there is one.
-// It looks at single bytes first, because most are close to the one before.
+// skipPlain skips to the next quote or bracket, and reports whether there is
+// one. It looks at single bytes first, because the next one is usually close.
 func (s *scanner) skipPlain() bool {
 	body, at := s.body, s.at
 	for nearby := min(at+wordSize, len(body)); at < nearby; at++ {
@@ -121,9 +123,9 @@ const (
 	each     = 0x0101010101010101 // times a byte: a word full of it
 )
 
-// hasStructure reports whether there is a quote or a bracket in word. It is also
-// true of "Y", "y", "_" and DEL, because three bits are all that the four brackets
-// differ in; outside strings these characters are rare.
+// hasStructure reports whether there is a quote or a bracket in word. It is
+// also true of "Y", "y", "_" and DEL, because the four brackets differ only in
+// the bits that it ignores; outside strings these characters are rare.
 func hasStructure(word uint64) bool {
 	const differ = ('[' ^ ']') | ('[' ^ '{')
 	return zeros(word^each*'"')|zeros(word&^(each*differ)^each*('['&^differ)) != 0

@@ -2,17 +2,18 @@ package scan
 
 import "github.com/go-json-experiment/json/jsontext"
 
-// Text returns what a value says: the characters of a string, the JSON itself of
-// other values. Missing values, null and "" say nothing, and neither does what
-// is not JSON. Invalid UTF-8 and lone surrogates are replaced by U+FFFD.
+// Text returns the characters of a string, and other values as their JSON. It
+// returns "" for a missing value, null, "" and what is not JSON. Invalid UTF-8
+// and lone surrogates are replaced by U+FFFD.
 func Text(value jsontext.Value) string {
 	var room [64]byte
 	said, _ := AppendText(room[:0], value)
 	return string(said)
 }
 
-// AppendText appends what [Text] returns. It is not exact if another value could
-// say the same: where characters had to be replaced, and of what is not JSON.
+// AppendText appends what [Text] returns. exact is false if another value could
+// have the same text: if characters had to be replaced, or the value is not
+// JSON.
 func AppendText(dst []byte, value jsontext.Value) (said []byte, exact bool) {
 	if len(value) == 0 {
 		return dst, true
@@ -34,15 +35,15 @@ func AppendText(dst []byte, value jsontext.Value) (said []byte, exact bool) {
 	}
 }
 
-// appendName appends the characters of a member's name. It is not ok if the name
-// is not JSON: it is then no name that anyone could ask for.
+// appendName appends the characters of a member's name. ok is false if the name
+// is not JSON: then it equals no name that is asked for.
 func appendName(dst, name []byte) (said []byte, ok bool) {
 	said, err := jsontext.AppendUnquote(dst, name)
 	return said, err == nil || isJSON(name)
 }
 
-// isJSON reports whether the library takes a value for JSON. It does not mind
-// repeated names, lone surrogates and invalid UTF-8.
+// isJSON reports whether a value is JSON, allowing repeated names, lone
+// surrogates and invalid UTF-8.
 func isJSON(value jsontext.Value) bool { return value.IsValid(lenient...) }
 
 var lenient = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}

@@ -1,6 +1,6 @@
-// Package storetest is for the tests of stores, and of what stands on one: [Run]
-// is the suite that every store must pass, and [Faulty] a store that fails when a
-// test says so.
+// Package storetest helps to test stores and what uses them: [Run] is the suite
+// that every store must pass, and [Faulty] is a store that fails when a test
+// says so.
 package storetest
 
 import (
@@ -17,9 +17,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Fault is called before a store does what it is asked for an event. Its error
-// becomes the store's. A fault that hangs should do so until the context ends: the
-// contract of a store asks for that.
+// Fault is called before a [Faulty] store handles a call about an event. If it
+// returns an error, the call fails with that error. A fault that hangs should
+// do so until the context ends, because the contract of a store demands that.
 type Fault func(context.Context, store.Identity) error
 
 // Always returns a fault that fails with this error.
@@ -33,7 +33,7 @@ func Hang(ctx context.Context, _ store.Identity) error {
 	return ctx.Err()
 }
 
-// Faulty is a store in memory whose faults a test decides. The zero value is
+// Faulty is a store in memory whose faults a test sets. The zero value is
 // empty, open and works.
 type Faulty struct {
 	mu      sync.Mutex
@@ -47,16 +47,16 @@ type Faulty struct {
 
 var errClosed = errors.New("store is closed")
 
-// SetFaults sets the faults from now on: that of looking up, and that of recording
-// and forgetting. Nil is none.
+// SetFaults sets the faults of further calls: one for looking up, and one for
+// recording and forgetting. Nil means no fault.
 func (f *Faulty) SetFaults(lookup, record Fault) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lookup, f.record = lookup, record
 }
 
-// SetOpenFault sets what is called before the store is opened. Its error becomes
-// that of [store.Module.Open]. Nil is none.
+// SetOpenFault sets a function that is called before the store is opened. Its
+// error becomes that of [store.Module.Open]. Nil means no fault.
 func (f *Faulty) SetOpenFault(fault func(context.Context) error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -70,7 +70,7 @@ func (f *Faulty) Records() map[store.Identity]store.Record {
 	return maps.Clone(f.records)
 }
 
-// SetRecords makes this, or nothing, what is recorded, whatever the faults are.
+// SetRecords replaces what is recorded, regardless of the faults.
 func (f *Faulty) SetRecords(records map[store.Identity]store.Record) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -137,7 +137,7 @@ func run(ctx context.Context, id store.Identity, fault Fault) error {
 	return ctx.Err()
 }
 
-// Close implements [store.Store]. The records stay for the next opening.
+// Close implements [store.Store]. The records are kept for the next opening.
 func (f *Faulty) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -145,7 +145,7 @@ func (f *Faulty) Close() error {
 	return nil
 }
 
-// Caddyfile returns the line that makes a configuration use this very store.
+// Caddyfile returns the line that makes a configuration use this store.
 func (f *Faulty) Caddyfile() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -9,10 +9,10 @@ import (
 )
 
 // bound is how long a call may take. The contract names no figure; senders wait
-// for some seconds, and test machines are slow.
+// for a few seconds, and test machines are slow.
 const bound = 15 * time.Second
 
-// opened is a store under test, whose calls fail the test where they take too long.
+// opened is a store under test. A call that takes too long fails the test.
 type opened struct {
 	t *testing.T
 	store.Store
@@ -85,7 +85,7 @@ func (o opened) wantUnknown(id store.Identity) {
 	})
 }
 
-// wantClosed fails the test unless every call fails.
+// wantClosed fails the test unless every call to the closed store fails.
 func (o opened) wantClosed(id store.Identity) {
 	o.t.Helper()
 	ctx := context.Background()
@@ -100,8 +100,15 @@ func (o opened) wantClosed(id store.Identity) {
 			o.t.Error("forgetting in a closed store: no error")
 		}
 		if reader, ok := o.Store.(store.StatisticsReader); ok {
-			_, _ = reader.Statistics(ctx) // whatever it says
+			if _, err := reader.Statistics(ctx); err == nil {
+				o.t.Error("statistics of a closed store: no error")
+			}
 		}
-		_ = o.Close() // likewise
+		if backuper, ok := o.Store.(store.Backuper); ok {
+			if _, err := backuper.Backup(ctx, o.t.TempDir()); err == nil {
+				o.t.Error("backup of a closed store: no error")
+			}
+		}
+		_ = o.Close() // the second time; it may fail, but not panic
 	})
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Run checks that a store keeps the contract of [store.Store]. Each test calls open
-// for a store that is new and empty, and closes it.
+// Run checks that a store keeps the contract of [store.Store]. Each test calls
+// open for a new, empty store, and closes it.
 func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	s := suite{open: open}
 	for name, test := range map[string]func(*testing.T){
@@ -31,8 +31,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	}
 }
 
-// RunDurable is [Run] for a store whose events outlive it. It also checks that they
-// do: reopen opens the storage of a closed store again.
+// RunDurable is [Run] for a store whose events outlive its closing, which it
+// checks too: reopen opens the storage of a closed store again.
 func RunDurable(t *testing.T, open func(t *testing.T) store.Store, reopen func(t *testing.T, closed store.Store) store.Store) {
 	Run(t, open)
 	s := suite{open: open, reopen: reopen}
@@ -45,11 +45,12 @@ type suite struct {
 	reopen func(t *testing.T, closed store.Store) store.Store
 }
 
-// start opens a store that is closed at the end of the test, if not before.
+// start opens a store, and closes it at the end of the test unless the test has
+// closed it.
 func (s suite) start(t *testing.T) opened {
 	t.Helper()
 	o := opened{t, s.open(t)}
-	t.Cleanup(func() { _ = o.Close() }) // again, where the test has closed it
+	t.Cleanup(func() { _ = o.Close() }) // for the second time if the test has closed it
 	return o
 }
 
@@ -67,7 +68,7 @@ func newIdentity() (id store.Identity) {
 	return id
 }
 
-// delivery returns a record of just now that lasts for an hour.
+// delivery returns a record of a delivery now, which expires in an hour.
 func delivery() store.Record {
 	now := time.Now().Truncate(time.Second)
 	return store.Record{DeliveredAt: now, ExpiresAt: now.Add(time.Hour), Status: 200, BodyHash: 1}
@@ -79,7 +80,7 @@ func (s suite) unknownEvent(t *testing.T) {
 	o.mustForget(newIdentity())
 }
 
-// records are as different as records may be.
+// records returns records with extreme values.
 func records() map[store.Identity]store.Record {
 	now := time.Now().Truncate(time.Second)
 	last := store.Identity{}
@@ -163,7 +164,8 @@ func (s suite) expiry(t *testing.T) {
 	o.wantKnown(short, rec)
 }
 
-// concurrency has each caller work on events of its own, and all on one event.
+// concurrency lets each caller work on events of its own, and all callers on
+// one event.
 func (s suite) concurrency(t *testing.T) {
 	const callers, events = 16, 25
 	o := s.start(t)
@@ -187,7 +189,8 @@ func (s suite) concurrency(t *testing.T) {
 	wg.Wait()
 }
 
-// endedContext has calls come too late: they give up, or succeed for good.
+// endedContext makes calls whose context has ended: they give up, or have their
+// full effect.
 func (s suite) endedContext(t *testing.T) {
 	o := s.start(t)
 	known, id := newIdentity(), newIdentity()
@@ -210,7 +213,7 @@ func (s suite) endedContext(t *testing.T) {
 			o.wantUnknown(known)
 		}
 	})
-	// And it goes on working.
+	// The store goes on working.
 	o.mustRecord(id, rec)
 	o.wantKnown(id, rec)
 }
@@ -229,18 +232,24 @@ func (s suite) closeAmongCalls(t *testing.T) {
 	o.wantClosed(newIdentity())
 }
 
-// closeAmongCalls closes a store while it is called, and returns the events that
-// were recorded.
+// closeAmongCalls closes a store during concurrent calls, and returns the
+// events that were recorded.
 func (o opened) closeAmongCalls() (recorded []store.Identity) {
 	o.t.Helper()
 	const callers = 16
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	var calls atomic.Int64
+	known := newIdentity()
+	o.mustRecord(known, delivery())
 	for range callers {
 		wg.Go(func() {
-			for id := newIdentity(); ; id = newIdentity() {
-				_, _, lookupErr := o.Lookup(context.Background(), id)
+			for {
+				id := newIdentity()
+				_, found, lookupErr := o.Lookup(context.Background(), known)
+				if lookupErr == nil && !found {
+					o.t.Error("a store that is being closed does not know an event that it has recorded")
+				}
 				err := o.Record(context.Background(), id, delivery())
 				if lookupErr != nil || err != nil {
 					return
@@ -267,7 +276,7 @@ func (s suite) statistics(t *testing.T) {
 	o := s.start(t)
 	reader, ok := o.Store.(store.StatisticsReader)
 	if !ok {
-		t.Log("this store knows no figures, and need not")
+		t.Log("this store reports no statistics, and need not")
 		return
 	}
 	const events = 100
