@@ -218,7 +218,7 @@ func TestBadValuesDoNotLoad(t *testing.T) {
 	for app, want := range map[string]string{
 		`{"store":{"module":"redis"}}`:                         "redis",
 		`{"store":{}}`:                                         "module",
-		`{"store":{"module":"badger","min_free_space":1}}`:     "min_free_space: 1 bytes is too little, the database itself may need 32 MiB",
+		`{"store":{"module":"badger","min_free_space":1}}`:     "min_free_space: 1 bytes is too little; the database itself may need 32 MiB",
 		`{"store":{"module":"badger","path":"{env.NOT_SET}"}}`: "path",
 		`{"store":{"module":"badger","sync":"on"}}`:            "sync",
 	} {

@@ -23,17 +23,17 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A backup is written as the files of a closed store, with plain writes: on a full
-// disk they fail, where a mapped write would end the process. The mark is written
-// last, so that half a backup is not taken for a store.
+// A backup is written as the files of a closed store, with plain writes: on a
+// full disk they fail, whereas a mapped write would end the process. The mark
+// file is written last, so that half a backup is not taken for a store.
 
-// errBackupRunning means that there is a backup already. More at a time would only
-// take longer, and slow down the guard.
-var errBackupRunning = errors.New("another backup of this store is being made; try again when that is done")
+// errBackupRunning means that a backup is already being made. More than one at
+// a time would only take longer, and slow down the guard.
+var errBackupRunning = errors.New("another backup of this store is being made; try again when it is done")
 
-// Backup implements [store.Backuper]. It works for half of the time at most, and
-// holds one table in memory. The files that it reads stay on the disk until it is
-// done, also if Badger has replaced them.
+// Backup implements [store.Backuper]. It works at most half of the time, and
+// holds one table in memory. The files that it reads stay on the disk until it
+// is done, even if Badger has replaced them.
 func (s *database) Backup(ctx context.Context, directory string) (report store.BackupReport, err error) {
 	if !s.calls.enter() {
 		return report, errClosed
@@ -57,12 +57,13 @@ func (s *database) Backup(ctx context.Context, directory string) (report store.B
 	if err := s.checkBackupDirectory(directory); err != nil {
 		return report, err
 	}
-	// A page of a table that can't be read is a fault.
+	// Reading a page of a table that can't be read is a fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return catch(func() (store.BackupReport, error) { return s.writeBackup(ctx, directory) })
 }
 
-// checkBackupDirectory makes the directory, and makes sure that a copy may be written there.
+// checkBackupDirectory makes the directory if it is missing, and checks that a
+// copy may be written there.
 func (s *database) checkBackupDirectory(directory string) error {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s: %w", store.ErrBackupDirectory, directory, fmt.Errorf(format, args...))
@@ -90,14 +91,14 @@ func (s *database) checkBackupDirectory(directory string) error {
 		return refuse("it can't be read: %w", err)
 	}
 	if slices.ContainsFunc(files, func(file fs.DirEntry) bool { return file.Name() != "lost+found" }) {
-		return refuse("it is not empty; give an empty or a new directory")
+		return refuse("it is not empty; give a new or empty directory")
 	}
 	free, err := freeSpace(directory)
 	if err != nil {
 		return refuse("reading its free space: %w", err)
 	}
 	if need := uint64(s.tableSize()) + 2*memTableSize; free < need+s.space.min {
-		return refuse("it has %s free, the backup may take %s, and min_free_space must be left; make room, or give another directory",
+		return refuse("it has %s free, the backup may take %s, and min_free_space must stay free; make room, or give another directory",
 			humanize.IBytes(free), humanize.IBytes(need))
 	}
 	return nil
@@ -141,8 +142,8 @@ func (s *database) writeBackup(ctx context.Context, directory string) (report st
 	if err := s.nextTable(ctx, &out); err != nil {
 		return report, err
 	}
-	// Badger takes a block that it can't read for the end of its table. The iterator
-	// keeps the files.
+	// Badger takes a block that it can't read for the end of its table. The
+	// iterator keeps the files from being deleted.
 	if _, err := verifyTables(ctx, s.path, tables); err != nil {
 		return report, fmt.Errorf("the store itself: %w", err)
 	}
@@ -168,7 +169,7 @@ func (s *database) steadyIterator(txn *badgerdb.Txn) (*badgerdb.Iterator, manife
 	}
 }
 
-// nextTable writes what was added, and rests for as long as that took.
+// nextTable writes what was added, and then pauses for as long as that took.
 func (s *database) nextTable(ctx context.Context, out *backupWriter) error {
 	if err := s.space.check(); err != nil {
 		return err
@@ -212,7 +213,7 @@ func (w *backupWriter) add(item *badgerdb.Item) {
 		w.began = time.Now()
 		w.builder = table.NewTableBuilder(w.options)
 	}
-	value, _ := item.ValueCopy(nil) // is in the table, and not in another file
+	value, _ := item.ValueCopy(nil) // can't fail: the value is in the table itself
 	w.builder.Add(y.KeyWithTs(item.Key(), item.Version()), y.ValueStruct{Value: value, ExpiresAt: item.ExpiresAt()}, 0)
 	w.newest = max(w.newest, item.Version())
 	w.report.Events++
@@ -227,7 +228,7 @@ func (w *backupWriter) close() {
 	}
 }
 
-// writeTable writes a table of what was added.
+// writeTable writes what was added as a table.
 func (w *backupWriter) writeTable() error {
 	if w.builder == nil {
 		return nil
@@ -244,14 +245,14 @@ func (w *backupWriter) writeTable() error {
 	return nil
 }
 
-// finish writes the files that make a store of the tables.
+// finish writes the files that turn the tables into a store.
 func (w *backupWriter) finish() error {
 	changes, err := proto.Marshal(&pb.ManifestChangeSet{Changes: w.tables})
 	if err != nil {
 		return err
 	}
-	// see Badger's manifest.go: a text, two versions, and records with their length
-	// and checksum
+	// The format is that of Badger's manifest.go: a text, two versions, and
+	// records with their length and checksum.
 	manifest := []byte("Bdgr\x00\x00\x00\x08")
 	manifest = binary.BigEndian.AppendUint32(manifest, uint32(len(changes)))
 	manifest = binary.BigEndian.AppendUint32(manifest, crc32.Checksum(changes, castagnoli))

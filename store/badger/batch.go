@@ -13,40 +13,40 @@ import (
 
 var errBatchesClosed = errors.New("store is closed")
 
-// batcher writes together what concurrent callers want written. While one batch
-// is being committed the next one fills, so a slow commit (a sync of the disk)
-// serves everyone who came during the one before. While a commit takes too long
-// nothing is accepted.
+// batcher writes the items of concurrent callers together. While one batch is
+// being committed the next one fills, so a slow commit (a sync of the disk)
+// serves all callers that came during the one before. While a commit takes too
+// long no item is accepted.
 type batcher[T any] struct {
-	commit  func([]T) error // called for one batch after the other, in the order of their beginnings
-	limit   int             // items a commit
-	timeout time.Duration   // of a batch, after which its callers get an answer in any case
-	yield   func()          // lets others run, see yielder
+	commit  func([]T) error // called for one batch after the other, in the order in which they began
+	limit   int             // items per batch
+	timeout time.Duration   // after which the callers of a batch get an answer in any case
+	yield   func()          // lets other goroutines run, see yielder
 
 	mu      sync.Mutex
-	waiting []*batch[T] // for the writer, in this order; the last one takes items until it is full
-	writing bool        // the writer runs
+	waiting []*batch[T] // for the writer, in order; the last one takes items until it is full
+	writing bool        // the writer is running
 	closed  bool
 	company bool // the latest batch had more than one item
 	writes  sync.WaitGroup
-	late    atomic.Int32 // batches whose callers were given up, and that are not written yet
+	late    atomic.Int32 // batches whose callers got errHanging, and that are not written yet
 }
 
 type batch[T any] struct {
 	items    []T
 	overdue  *time.Timer
 	answered bool
-	late     bool          // its callers were given up
-	answers  []error       // one an item; nil: all committed
+	late     bool          // its callers got errHanging
+	answers  []error       // one per item; nil: all committed
 	ended    chan struct{} // closed when there are answers
 }
 
 // hanging reports whether a commit takes too long.
 func (b *batcher[T]) hanging() bool { return b.late.Load() > 0 }
 
-// add returns when item is committed, with nil, or when it is not. It returns
-// errHanging if that takes too long, and is never longer than ctx; the item may be
-// committed later all the same.
+// add returns nil once item is committed, or the error of committing it. It
+// returns errHanging if that takes too long, and the error of ctx when that
+// ends; the item may be committed later all the same.
 func (b *batcher[T]) add(ctx context.Context, item T) error {
 	b.mu.Lock()
 	if b.closed || b.hanging() {
@@ -72,8 +72,8 @@ func (b *batcher[T]) add(ctx context.Context, item T) error {
 	return mine.answers[i]
 }
 
-// filling returns the batch that takes items, and sees to it that somebody writes
-// it.
+// filling returns the batch that takes items, and starts the writer if it is
+// not running.
 func (b *batcher[T]) filling() *batch[T] {
 	if n := len(b.waiting); n > 0 && len(b.waiting[n-1].items) < b.limit {
 		return b.waiting[n-1]
@@ -88,7 +88,7 @@ func (b *batcher[T]) filling() *batch[T] {
 	return begun
 }
 
-// write is the writer. It commits batches for as long as there are any.
+// write is the writer. It commits batches until there are none left.
 func (b *batcher[T]) write() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -107,14 +107,14 @@ func (b *batcher[T]) write() {
 	b.writing = false
 }
 
-// gatherRounds is how often others may run before a batch is committed.
+// gatherRounds is how often at most the writer yields before it commits a
+// batch.
 const gatherRounds = 8
 
-// gather lets others run for as long as the next batch grows: some of them have
-// something for it. With one processor and 16 connections the guard's batches are
-// of 14 events then, otherwise of 3. A caller who is alone, like the one before,
-// waits only for those who can run already, because a look at the network takes
-// longer.
+// gather lets other goroutines run while the next batch grows, because some of
+// them are about to add items: on one processor that makes the batches several
+// times larger. A lone item after a lone item waits only for goroutines that
+// can run already, because polling the network takes longer.
 func (b *batcher[T]) gather() {
 	next := b.waiting[0]
 	defer func() { b.company = len(next.items) > 1 }()
@@ -139,8 +139,8 @@ func (b *batcher[T]) unlocked(do func()) {
 	do()
 }
 
-// giveUp answers the callers of a batch that is not written in time. It may be
-// written later all the same.
+// giveUp answers the callers of a batch that is not written in time. The batch
+// may be written later all the same.
 func (b *batcher[T]) giveUp(overdue *batch[T]) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,7 +152,7 @@ func (b *batcher[T]) giveUp(overdue *batch[T]) {
 	overdue.answer(slices.Repeat([]error{errHanging}, len(overdue.items)))
 }
 
-// answer answers the callers, unless they have an answer.
+// answer answers the callers, unless they have been answered.
 func (b *batch[T]) answer(answers []error) {
 	if b.answered {
 		return
@@ -162,9 +162,9 @@ func (b *batch[T]) answer(answers []error) {
 	close(b.ended)
 }
 
-// commitAll commits the items together. Where that fails each is tried alone,
-// so that one bad item does not fail the others; a second failure means that
-// the fault is not in the items, and is everyone's answer.
+// commitAll commits the items together. If that fails it tries each alone, so
+// that one bad item does not fail the others; a second failure means that the
+// fault is not in the items, and is the answer for all that follow.
 func (b *batcher[T]) commitAll(items []T) (errs []error) {
 	err := b.tryCommit(items)
 	if err == nil {
@@ -188,8 +188,8 @@ func (b *batcher[T]) commitAll(items []T) (errs []error) {
 	return errs
 }
 
-// tryCommit turns a panic into an error: it would end the process, because no
-// request's own goroutine is here to catch it.
+// tryCommit turns a panic into an error: in this goroutine it would end the
+// process.
 func (b *batcher[T]) tryCommit(items []T) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -9,16 +9,15 @@ import (
 	"time"
 )
 
-// patience is how long a call waits for the disk, but for a record's, see
+// patience is how long a call waits for the disk; for recording see
 // recordTimeout. It is shorter than the 10 seconds that Prometheus waits.
 const patience = 5 * time.Second
 
 // errHanging means that the disk does not answer.
 var errHanging = errors.New("the disk or its file system does not answer")
 
-// shared makes a call that may hang for everybody who wants its result at the
-// time. There is never more than one, and while it hangs everybody is refused at
-// once.
+// shared makes one call that may hang for all callers that want its result at
+// the same time. While it hangs, further callers are refused at once.
 type shared[T any] struct {
 	mu      sync.Mutex
 	running *sharedCall[T] // nil: none
@@ -31,8 +30,9 @@ type sharedCall[T any] struct {
 	err    error
 }
 
-// do returns the result of f, or of one that is running already. It returns
-// errHanging if that takes longer than limit; f goes on, and its result is lost.
+// do returns the result of f, or of a call that is running already. It returns
+// errHanging if that takes longer than limit; the call goes on, and its result
+// is lost.
 func (s *shared[T]) do(ctx context.Context, limit time.Duration, f func() (T, error)) (none T, err error) {
 	call := s.join(f)
 	timer := time.NewTimer(limit - time.Since(call.began))
@@ -66,15 +66,17 @@ func (s *shared[T]) join(f func() (T, error)) *sharedCall[T] {
 	return call
 }
 
-// limited makes calls that may hang, no more than slots has room for at a time.
-// While one of them takes too long, everybody is refused at once.
+// limited makes calls that may hang, at most as many at a time as slots has
+// room for. While one of them takes too long, further callers are refused at
+// once.
 type limited struct {
 	slots chan struct{}
 	late  atomic.Int32 // calls that take too long
 }
 
-// doLimited returns the result of f. It returns errHanging if that, and the
-// waiting for a slot, take longer than limit; f goes on, and its result is lost.
+// doLimited returns the result of f. It returns errHanging if waiting for a
+// slot and calling f together take longer than limit; f goes on, and its result
+// is lost.
 func doLimited[T any](ctx context.Context, l *limited, limit time.Duration, f func() (T, error)) (none T, err error) {
 	if l.late.Load() > 0 {
 		return none, errHanging

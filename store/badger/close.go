@@ -12,18 +12,19 @@ import (
 )
 
 const (
-	// closeSpace is how many bytes must be free to close the database: a memtable
-	// becomes a table, and compactions that are under way come to their ends.
+	// closeSpace is how many bytes must be free to close the database: a
+	// memtable becomes a table, and compactions that are under way finish.
 	closeSpace = lowestMinFreeSpace / 2
 
-	// closeAgain is when to look again whether it can be closed.
+	// closeAgain is the pause before another attempt to close the database.
 	closeAgain = 2 * time.Second
 )
 
-// Close implements [store.Store]. It returns an error when the disk does not
-// answer, or has no room for what closing writes. The database is closed as soon as
-// that has changed, and whoever opens the same directory waits for it. All that was
-// recorded is in the database's log meanwhile, also if the process ends.
+// Close implements [store.Store]. It returns an error if the disk does not
+// answer, or has no room for what closing writes. Then the database is closed
+// as soon as that has changed, and opening the same directory waits for it.
+// Meanwhile all that was recorded is in the database's log, even if the process
+// ends.
 func (s *database) Close() error {
 	if !s.calls.shut() {
 		return fmt.Errorf("closing the store in %s: %w", s.path, errClosed)
@@ -47,17 +48,18 @@ func (s *database) Close() error {
 	return nil
 }
 
-// closing has the directories whose databases are being closed.
+// closing holds the closures of the databases that are being closed, by
+// directory.
 var closing sync.Map // path → *closure
 
 // closure is the closing of a database, which may take more than one attempt.
 type closure struct {
-	ended  chan struct{}         // closed when the database is
+	ended  chan struct{}         // closed once the database is closed
 	result chan error            // of the first attempt
-	last   atomic.Pointer[error] // of the latest attempt; nil: it is still under way
+	last   atomic.Pointer[error] // of the latest attempt; nil: the first is still under way
 }
 
-// tell tells the result of an attempt.
+// tell notes the result of an attempt.
 func (c *closure) tell(err error) {
 	c.last.Store(&err)
 	select {
@@ -74,8 +76,8 @@ func (c *closure) reason() error {
 	return errHanging
 }
 
-// awaitClosed waits until the database in path, should this process have had it
-// open, is closed.
+// awaitClosed waits until the database in path is closed, if this process is
+// closing it.
 func awaitClosed(ctx context.Context, path string) error {
 	value, there := closing.Load(path)
 	if !there {
@@ -101,7 +103,7 @@ func (s *database) shutDown(c *closure) {
 	<-s.calls.empty
 	for {
 		err := s.readyToClose()
-		if err == nil { // and not before: Badger removes the log, see state.go
+		if err == nil { // not earlier, because closing removes the log, see state.go
 			err = writeState(s.path, storeState{stateClosed, s.version})
 		}
 		if err == nil {
@@ -117,17 +119,17 @@ func (s *database) shutDown(c *closure) {
 	c.tell(s.db.Close())
 }
 
-// readyToClose returns an error if the database can't be closed now. Badger writes
-// a table then, through a mapped file: without room for it the process would get a
-// SIGBUS. (On a disk that hangs it would stop as a whole, where writing the state
-// file stops one goroutine.)
+// readyToClose returns an error if the database can't be closed now. Closing
+// writes a table through a mapped file: without room for it the process would
+// get a SIGBUS. (On a disk that hangs, that write would stop the whole process;
+// writing the state file stops one goroutine.)
 func (s *database) readyToClose() error {
 	free, err := s.space.free(s.path)
 	if err != nil {
 		return fmt.Errorf("reading the free space: %w", err)
 	}
 	if free < closeSpace {
-		return fmt.Errorf("%w: %s free, it takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(closeSpace))
+		return fmt.Errorf("%w: %s free, closing takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(closeSpace))
 	}
 	return nil
 }

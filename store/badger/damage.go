@@ -9,27 +9,27 @@ import (
 	badgerdb "github.com/dgraph-io/badger/v4"
 )
 
-// What a crash leaves behind, Badger repairs by itself. Damage it does not always
-// tell from that: it opens a database without the tables whose checksum is wrong,
-// deletes those that an older or shortened manifest does not name, cuts a log at
-// the first entry that it can't read, misses no log that is gone, and takes a
-// block that it can't read for one without the key. Each would forget acknowledged
-// deliveries in silence; other damage makes it end the process. So the store looks
-// at the files before Badger does, with plain reads, because a read of a mapped
-// file can fault, and changes nothing until all of them are found whole.
+// Badger repairs what a crash leaves behind, but does not always tell damage
+// from that. It opens a database without the tables whose checksum is wrong,
+// deletes those that an older or shortened manifest does not name, cuts a log
+// at the first entry that it can't read, does not notice a missing log, and
+// takes a block that it can't read for one without the key. Each of these
+// silently forgets acknowledged deliveries; other damage makes Badger end the
+// process. So the store examines the files before Badger does, with plain
+// reads, because a read of a mapped file can fault, and changes nothing until
+// all of them are found whole.
 //
-// That nothing is missing is proved with the versions. They count the batches, so
-// that each batch is the one after the batch before it. What is in the tables is
-// known from the highest version in them: Badger writes tables in the order of
-// their logs, and drops no entry of that version (see allowDiscarding). Each log goes on
-// where the tables or the log before it end, and a table without a name in the
-// manifest may hold nothing newer than all of these: then it is what a crash left
-// of a table that was being written or removed, and its content is elsewhere. The
-// state file says up to which version events must be there, and whether there must
-// be a log, see state.go.
+// The versions prove that nothing is missing, because they count the batches
+// without a gap. The highest version in the tables says what the tables hold:
+// Badger writes tables in the order of their logs, and drops no entry of that
+// version (see allowDiscarding). Each log continues where the tables or the log
+// before it end. A table that the manifest does not name may hold nothing newer
+// than all of these: then a crash left it while it was being written or
+// removed, and its content is elsewhere. The state file says up to which
+// version events must be there, and whether there must be a log, see state.go.
 
-// errDamaged is said of nothing but content that was read and is wrong. Its remedy
-// costs what was recorded since the last backup.
+// errDamaged is used only for content that was read and is wrong, because its
+// remedy loses what was recorded since the last backup.
 var errDamaged = errors.New("it is damaged")
 
 // damagef returns an errDamaged that says what is wrong.
@@ -37,18 +37,18 @@ func damagef(format string, args ...any) error {
 	return fmt.Errorf("%w: %w", errDamaged, fmt.Errorf(format, args...))
 }
 
-// findings are what was found in the files of a closed database.
+// findings is what examine found in the files of a closed database.
 type findings struct {
 	names fileNames
 	logs  []foundLog
-	known uint64 // the last batch that is there, where the logs were checked
+	known uint64 // the last batch in the files; only set by a strict examination
 }
 
-// examine returns an error if the files of a closed database are damaged, or can't
-// be read. It reads all tables to their ends, and says now and then how far it got.
+// examine returns an error if the files of a closed database are damaged, or
+// can't be read. It reads all tables to their ends, and logs its progress.
 //
-// Without strict the logs may have holes: a power cut does that to a store that does not
-// sync them.
+// Unless strict is set the logs may have holes: a power cut leaves them in a
+// store that does not sync its logs.
 func examine(ctx context.Context, path string, strict bool) (findings, error) {
 	names, err := listFiles(path)
 	if err != nil {
@@ -88,7 +88,7 @@ func examine(ctx context.Context, path string, strict bool) (findings, error) {
 		return found, nil
 	}
 	if found.known, err = checkLogs(found.logs, known, state); err != nil {
-		if nameless.newest > known { // which is why something is missing
+		if nameless.newest > known { // this explains what is missing
 			err = forgotten
 		}
 		return findings{}, err
@@ -97,7 +97,7 @@ func examine(ctx context.Context, path string, strict bool) (findings, error) {
 		return findings{}, forgotten
 	}
 	if found.known < state.version {
-		return findings{}, damagef("events up to batch %d were recorded, and those behind batch %d are in none of its files", state.version, found.known)
+		return findings{}, damagef("events up to batch %d were recorded, and those after batch %d are in none of its files", state.version, found.known)
 	}
 	return found, nil
 }

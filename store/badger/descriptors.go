@@ -6,16 +6,16 @@ import (
 	"path/filepath"
 )
 
-// turnFiles is how many files Badger may open at once when it turns from a full
-// memtable to a new one: a log, a table, and what a compaction makes of them.
+// turnFiles is how many files Badger may open at once when it switches from a
+// full memtable to a new one: a log, a table, and those of a compaction.
 const turnFiles = 8
 
-// errNoLog means that Badger has no log to write to. It would end the process at the
-// next commit.
+// errNoLog means that Badger has no log to write to. The next commit would end
+// the process.
 var errNoLog = errors.New("the database could not begin a new log; restart Caddy")
 
-// readyToTurn returns an error if Badger must not be given anything more to write,
-// because it might have to begin a log and can't, or could not.
+// readyToTurn returns an error if Badger must not be given more to write,
+// because it could not begin a new log, or might have to and can't.
 func (s *database) readyToTurn() error {
 	if s.noLog {
 		return errNoLog
@@ -26,7 +26,7 @@ func (s *database) readyToTurn() error {
 	return canOpenMore(s.path)
 }
 
-// canOpenMore returns an error if the process can't open that many more files.
+// canOpenMore returns an error if the process can't open turnFiles more files.
 func canOpenMore(dir string) error {
 	var opened [turnFiles]*os.File
 	var err error

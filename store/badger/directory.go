@@ -11,13 +11,14 @@ import (
 )
 
 const (
-	// markFile tells our directory from any other, so that a path with a typo
-	// does not turn somebody's folder into a database.
+	// markFile marks a directory as a store, so that a path with a typo does
+	// not turn another directory into a database.
 	markFile    = "INSTANTAPI_VERIFY"
 	markContent = "instantapi_verify store, format 1\n"
 )
 
-// checkDirectory makes the directory, and makes sure that it is ours, or empty.
+// checkDirectory makes the directory if it is missing, and checks that it is a
+// store or empty.
 func checkDirectory(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return explain("it can't be made", err, "give a path that the user who runs Caddy may write to")
@@ -36,15 +37,16 @@ func checkDirectory(path string) error {
 		return explain("it can't be read", err, giveToUser)
 	}
 	for _, file := range files {
-		// lost+found: a file system of its own is a good place for a store
+		// lost+found is in the root of a file system, a good place for a store
 		if name := file.Name(); name != "lost+found" && name != markFile+".new" {
-			return fmt.Errorf("it holds something else (%s); give an empty or a new directory", name)
+			return fmt.Errorf("it holds something else (%s); give a new or empty directory", name)
 		}
 	}
 	return nil
 }
 
-// markDirectory writes the mark, whole or not at all, also at a power cut.
+// markDirectory writes the mark file, wholly or not at all, even if the power
+// fails.
 func markDirectory(path string) error {
 	mark := filepath.Join(path, markFile)
 	if _, err := os.Stat(mark); err == nil {
@@ -56,7 +58,7 @@ func markDirectory(path string) error {
 	return nil
 }
 
-// writeWhole replaces a file, wholly or not at all, also at a power cut.
+// writeWhole replaces a file, wholly or not at all, even if the power fails.
 func writeWhole(name, content string) error {
 	if err := writeSynced(name+".new", content); err != nil {
 		return err
@@ -82,7 +84,7 @@ func writeSynced(name, content string) error {
 // syncDirectory makes the names in a directory durable.
 func syncDirectory(path string) error {
 	if runtime.GOOS == "windows" {
-		return nil // can't, and need not
+		return nil // it can't, and need not
 	}
 	dir, err := os.Open(path)
 	if err != nil {
@@ -96,9 +98,10 @@ func syncDirectory(path string) error {
 // the process that has locked the directory.
 const lockFile = "LOCK"
 
-var errInUse = errors.New("another process has it open; this is usually another Caddy, in which case use 'caddy reload' to change its config, or give this one another path")
+var errInUse = errors.New("another process has it open, usually another Caddy; use 'caddy reload' to change that one's config, or give this one another path")
 
-// lockError says why the directory can't be locked although nobody has locked it.
+// lockError says why the directory can't be locked although no process has
+// locked it.
 type lockError struct {
 	err    error
 	remedy string
@@ -110,8 +113,8 @@ func (e lockError) Error() string {
 
 func (e lockError) Unwrap() error { return e.err }
 
-// explainBadgerLock explains why Badger could not lock the directory, shortly after
-// checkLock could. Badger says of each error that another process is the cause.
+// explainBadgerLock explains why Badger could not lock the directory shortly
+// after checkLock could. Badger blames every error on another process.
 func explainBadgerLock(path string, err error) error {
 	if again := checkLock(path); again != nil {
 		return again

@@ -15,7 +15,7 @@ import (
 
 // A path that leads to something else does not turn that into a store.
 func TestForeignDirectoryIsRefused(t *testing.T) {
-	wants := []string{"holds something else", "give an empty or a new directory"}
+	wants := []string{"holds something else", "give a new or empty directory"}
 	t.Run("a folder of somebody's", func(t *testing.T) {
 		dir := t.TempDir()
 		caddytest.WriteFile(t, filepath.Join(dir, "thesis.txt"), "the only copy")

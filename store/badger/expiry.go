@@ -14,29 +14,26 @@ import (
 	"go.uber.org/zap"
 )
 
-// Giving back the disk space of expired events.
+// Reclaiming the disk space of expired events.
 //
-// Badger drops an expired entry when it compacts its table, and it compacts by
-// size alone: after a burst has expired, nothing happens until as much has been
-// written again. Of the ways to make it happen, measured with a burst of 300,000
-// events (12 MiB) and nothing after it: Badger's own compaction kept all of it,
-// also after Flatten, which leaves a single level alone; value-log collection
-// has nothing to collect, because values this small live in the tables; storing
-// by time windows works, but a lookup must ask each window, and retentions
-// differ. What works, and is done here: put a table over the whole range of keys
-// on top, and then let Flatten merge all others into it.
+// Badger drops an expired entry when it compacts its table, and it decides by
+// size alone when to compact: after a burst of events has expired, nothing
+// happens until as much has been written again. So the store puts a table over
+// the whole range of keys on top, and then lets Flatten merge all others into
+// it. docs/design.md says what else was tried.
 
 const (
-	// shrinkInterval is how often the store looks whether much has expired. The
-	// look reads a thousand keys.
+	// shrinkInterval is how often the store checks whether much has expired.
+	// The check reads a thousand keys.
 	shrinkInterval = time.Minute
 
-	// shrinkAt is the expired share of the entries from which on it is worth
-	// writing the others again. Together with the space that this takes while it
-	// goes on, a directory stays within two and a half times its live data.
+	// shrinkAt is the share of expired entries at which it is worth rewriting
+	// the others. Including the space that rewriting takes, a directory stays
+	// within two and a half times its live data.
 	shrinkAt = 0.33
 
-	// shrinkFrom is the size of the tables, in bytes, below which it is not.
+	// shrinkFrom is the size of the tables, in bytes, below which it is never
+	// worth that.
 	shrinkFrom = 4 << 20
 
 	sampleSize = 1000
@@ -46,9 +43,9 @@ const (
 // A memtable holds some 50,000.
 const discardInterval = 16_384
 
-// allowDiscarding lets compactions drop what nobody reads, expired entries and old
-// versions of others, but nothing of the newest version in the tables: so that
-// version says how far the events in the tables go, see damage.go.
+// allowDiscarding lets compactions drop what is no longer read, expired entries
+// and old versions of others, but nothing of the newest version in the tables:
+// that version says how far the events in the tables go, see damage.go.
 func (s *database) allowDiscarding() {
 	newest := uint64(coverVersion)
 	for _, table := range s.db.Tables() {
@@ -57,7 +54,7 @@ func (s *database) allowDiscarding() {
 	s.db.SetDiscardTs(max(newest-1, coverVersion))
 }
 
-// shrinkRegularly shrinks the store now and then, until it is closed.
+// shrinkRegularly shrinks the store at intervals until it is closed.
 func (s *database) shrinkRegularly(interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -69,13 +66,13 @@ func (s *database) shrinkRegularly(interval time.Duration) {
 		}
 		s.allowDiscarding()
 		if err := s.shrink(); err != nil && !errors.Is(err, errClosing) {
-			storeLog().Error("giving back the space of expired events failed; trying again later",
+			storeLog().Error("reclaiming the space of expired events failed; trying again later",
 				zap.String("path", s.path), zap.Error(err))
 		}
 	}
 }
 
-// shrink drops the expired events if they are many.
+// shrink drops the expired events if there are many.
 func (s *database) shrink() error {
 	if err := s.pulse.check(context.Background()); err != nil {
 		return err
@@ -93,7 +90,7 @@ func (s *database) shrink() error {
 		return err
 	}
 	if need := s.space.min + uint64(before) + 2*memTableSize; free < need {
-		return fmt.Errorf("%w: it takes %d bytes, there are %d", errNoSpace, need, free)
+		return fmt.Errorf("%w: reclaiming takes %d bytes, %d are free", errNoSpace, need, free)
 	}
 	start, expiredBefore := time.Now(), expired
 	s.turn.shrinking.Store(true)
@@ -103,8 +100,8 @@ func (s *database) shrink() error {
 		s.turn.shrinking.Store(false)
 	}()
 	// Flatten leaves the top level alone if it has few tables and there is no
-	// other level. Each cover is one more. And Badger may have merged the cover's
-	// table by itself, before it was allowed to drop what is in there.
+	// other level. Each cover adds one. Badger may also have merged the cover's
+	// table by itself before it was allowed to drop what that holds.
 	for covers := 0; covers <= levelZeroTables+1; covers++ {
 		if covers > 0 && s.onTopLevel() <= 1 && expired < shrinkAt {
 			break
@@ -120,7 +117,7 @@ func (s *database) shrink() error {
 			return err
 		}
 	}
-	storeLog().Debug("gave back the space of expired events",
+	storeLog().Debug("reclaimed the space of expired events",
 		zap.Float64("expired_share", expiredBefore),
 		zap.Int64("bytes_before", before), zap.Int64("bytes_after", s.tableSize()),
 		zap.Duration("duration", time.Since(start)))
@@ -168,7 +165,7 @@ func (s *database) expiredShare() (float64, error) {
 	}
 	it.Seek(from[:])
 	count()
-	it.Rewind() // where the run has reached the last key
+	it.Rewind() // in case the run has reached the last key
 	count()
 	if seen == 0 {
 		return 0, nil
@@ -183,9 +180,9 @@ var (
 )
 
 // coverAllKeys makes Badger write a table that overlaps all others. Its entries
-// expired long ago and are gone with the next compaction. The first one is
-// written over and over, because Badger writes a table when its log is full, and
-// for no other reason.
+// expired long ago, and the next compaction drops them. The first one is
+// written over and over, because Badger writes a table only when its log is
+// full.
 func (s *database) coverAllKeys() error {
 	filler := make([]byte, valueThreshold/2) // stays in the tables, and fits into a transaction
 	if err := s.writeExpired(lastKey, nil); err != nil {
@@ -196,8 +193,8 @@ func (s *database) coverAllKeys() error {
 			return err
 		}
 	}
-	// The log in use should have an event, as it has when it was begun by one: it
-	// tells where the log before it ended.
+	// The log in use should hold an event, as one that an event has begun does:
+	// it tells where the log before it ended.
 	var unknown store.Identity
 	rand.Read(unknown[:])
 	if err := s.Forget(context.Background(), unknown); errors.Is(err, errBatchesClosed) {
@@ -205,7 +202,8 @@ func (s *database) coverAllKeys() error {
 	} else if err != nil {
 		return err
 	}
-	// The table is written in the background. When it is there its log is not.
+	// The table is written in the background. Badger removes its log once it is
+	// written.
 	inUse, _, err := logRange(s.path)
 	if err != nil {
 		return err
@@ -229,7 +227,7 @@ func (s *database) coverAllKeys() error {
 	return errors.New("covering the tables: no table was written within a minute")
 }
 
-// errClosing ends what would make the closing of the store wait.
+// errClosing ends work for which closing the store would have to wait.
 var errClosing = errors.New("store is being closed")
 
 func (s *database) writeExpired(key, value []byte) error {

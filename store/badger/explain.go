@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, which forwards again whatever is sent again"
+	restoreAdvice = "restore the directory from a backup, or move it away to start with an empty store, with which everything that is sent again is forwarded again"
 	giveToUser    = "give it to the user who runs Caddy, with all its files"
 )
 
@@ -25,11 +25,12 @@ var failures = []failure{
 	{readOnlyCodes, "mount its file system for writing, and give it to the user who runs Caddy"},
 	{tooManyFilesCodes, "raise the number of files that Caddy may have open (LimitNOFILE= of a systemd service, ulimit -n)"},
 	{noMemoryCodes, "make memory available, or raise the limits of Caddy's process"},
-	{diskCodes, "see what the system's log says of this disk"},
+	{diskCodes, "see what the system's log says about this disk"},
 }
 
-// explain says what was tried and, where the system failed, what to do about it,
-// else the remedy. A failure for want of space is an errNoSpace.
+// explain says what was tried and what to do: what helps against the system's
+// failure if it is known, otherwise the given remedy. A lack of space is an
+// errNoSpace.
 func explain(tried string, err error, remedy string) error {
 	if isFailure(err, noSpaceCodes) {
 		return fmt.Errorf("%w: %s: %w; make room, or choose another path", errNoSpace, tried, err)
@@ -42,8 +43,8 @@ func explain(tried string, err error, remedy string) error {
 	return fmt.Errorf("%s: %w; %s", tried, err, remedy)
 }
 
-// isFailure reports whether an error is one of these. Badger does not always wrap
-// an error, so its words decide, too.
+// isFailure reports whether an error is one of these. Badger does not always
+// wrap an error, so its text counts too.
 func isFailure(err error, codes []syscall.Errno) bool {
 	for _, code := range codes {
 		if errors.Is(err, code) || strings.Contains(err.Error(), code.Error()) {
@@ -68,7 +69,7 @@ func explainOpen(path string, err error) error {
 		return explain("it can't be read or written", err, giveToUser)
 	}
 	for _, content := range []string{"Level validation", "CHECKSUM_MISMATCH", "checksum mismatch", "panicked"} {
-		if strings.Contains(err.Error(), content) { // what was not found before
+		if strings.Contains(err.Error(), content) { // damage that examine did not find
 			return explainOpen(path, damagef("%w", err))
 		}
 	}

@@ -4,7 +4,7 @@ package badger
 
 import "syscall"
 
-// What the failures that [explain] knows are to this system.
+// The codes that this system has for the failures that [explain] knows.
 var (
 	permissionCodes   = []syscall.Errno{syscall.EACCES, syscall.EPERM}
 	readOnlyCodes     = []syscall.Errno{syscall.EROFS}

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// What the failures that [explain] knows are to this system.
+// The codes that this system has for the failures that [explain] knows.
 var (
 	permissionCodes   = []syscall.Errno{windows.ERROR_ACCESS_DENIED}
 	readOnlyCodes     = []syscall.Errno{windows.ERROR_WRITE_PROTECT}

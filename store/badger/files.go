@@ -21,16 +21,17 @@ const (
 	discardFile    = "DISCARD"
 )
 
-// fileNames are the names of a database's files.
+// fileNames holds the names of a database's files.
 type fileNames struct {
 	manifest bool
 	tables   map[uint64]bool // by their number
 	logs     []uint64        // by their number, the oldest first
-	others   []string        // hold nothing of ours
+	others   []string        // files that hold no events
 }
 
-// listFiles returns the names of a database's files. Badger ends the process, or
-// fails, at names that look like its own and are not: these are refused.
+// listFiles returns the names of a database's files. It refuses names that look
+// like Badger's own and are not, because Badger fails at them, or ends the
+// process.
 func listFiles(path string) (names fileNames, err error) {
 	entries, err := os.ReadDir(path)
 	if err != nil {
@@ -44,7 +45,7 @@ func listFiles(path string) (names fileNames, err error) {
 		case notOurs:
 			continue
 		case wrong:
-			return names, fmt.Errorf("it holds a file that is not the store's (%s); move that away", name)
+			return names, fmt.Errorf("it holds a file that is not the store's (%s); move that file away", name)
 		}
 		if !entry.Type().IsRegular() {
 			return names, fmt.Errorf("%s is not a regular file; move it away", name)
@@ -104,7 +105,7 @@ func tableName(number uint64) string    { return table.IDToFilename(number) }
 func logName(number uint64) string      { return fmt.Sprintf("%05d%s", number, logSuffix) }
 func valueLogName(number uint64) string { return fmt.Sprintf("%06d%s", number, valueLogSuffix) }
 
-// all returns all names in a path.
+// all returns all names, joined to a path.
 func (names fileNames) all(path string) (files []string) {
 	if names.manifest {
 		files = append(files, filepath.Join(path, badgerdb.ManifestFilename))

@@ -1,6 +1,6 @@
 package badger
 
-// checkLock does nothing: on AIX a lock belongs to the process, and one that is
-// taken to look would be lost for Badger in closing it. Badger's own lock is
-// enough, but it comes after this package has read the files.
+// checkLock does nothing. On AIX a lock belongs to the process, so closing the
+// file of a trial lock would release Badger's own lock as well. Badger's lock
+// is enough, but it comes after this package has read the files.
 func checkLock(string) error { return nil }

@@ -36,7 +36,7 @@ func TestEachErrorOfALockIsExplained(t *testing.T) {
 		"ENOLCK":     append(without, unix.ENOLCK.Error()),
 		"ENOSYS":     append(without, unix.ENOSYS.Error()),
 		"EOPNOTSUPP": append(without, unix.EOPNOTSUPP.Error()),
-		"EIO":        {"it can't be locked", unix.EIO.Error(), "see what is wrong with its file system"},
+		"EIO":        {"it can't be locked", unix.EIO.Error(), "check its file system"},
 		"EACCES":     {"it can't be locked", unix.EACCES.Error()},
 		"EINVAL":     {"it can't be locked", unix.EINVAL.Error()},
 	} {

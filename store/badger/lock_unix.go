@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// checkLock returns an error if the database in path can't be locked, errInUse if
-// that is because a process has it open: Badger locks the directory.
+// checkLock returns an error if the database in path can't be locked: errInUse
+// if another process has it open, because Badger locks the directory.
 func checkLock(path string) error {
 	dir, err := os.Open(path)
 	if err != nil {
 		return explain("it can't be opened", err, giveToUser)
 	}
-	defer dir.Close() // and with it our lock
+	defer dir.Close() // which releases the lock
 	for {
 		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) {
@@ -34,7 +34,7 @@ func explainLock(err error) error {
 		return errInUse
 	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS),
 		errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EOPNOTSUPP):
-		return lockError{err, "its file system has no locks, and without a lock a second Caddy could use the store too and damage it; choose a path on a local disk, or mount this file system with locks"}
+		return lockError{err, "its file system has no locks, and without a lock a second Caddy could open the store too and damage it; choose a path on a local disk, or mount this file system with locks"}
 	}
-	return lockError{err, "see what is wrong with its file system, or choose a path on a local disk"}
+	return lockError{err, "check its file system, or choose a path on a local disk"}
 }

@@ -11,15 +11,16 @@ import (
 	"go.uber.org/zap"
 )
 
-// logger passes Badger's log on to Caddy's, a level lower: what Badger
-// calls info is of no interest to an operator.
+// logger passes Badger's log on to Caddy's. What Badger calls info becomes
+// debug, because it is of no interest to an operator.
 type logger struct {
 	opened atomic.Bool
 	first  atomic.Pointer[string]
 }
 
-// complaint returns the first error that Badger logged while opening. It opens
-// a database without a table whose checksum is wrong, and only logs it.
+// complaint returns the first error that Badger logged while it was opening.
+// Badger opens a database without a table whose checksum is wrong, and only
+// logs that.
 func (l *logger) complaint() error {
 	if first := l.first.Load(); first != nil {
 		return errors.New(*first)
@@ -43,14 +44,15 @@ func (l *logger) Warningf(format string, args ...any) {
 func (l *logger) Infof(format string, args ...any) { l.Debugf(format, args...) }
 
 func (l *logger) Debugf(format string, args ...any) {
-	// Several times a commit: asked before a logger is made.
+	// Badger calls this several times per commit, so check before a logger is
+	// made.
 	if caddy.Log().Core().Enabled(zap.DebugLevel) {
 		storeLog().Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
 	}
 }
 
-// storeLog returns the log of the config that is in force: an open store
-// outlives the one that opened it.
+// storeLog returns the log of the config in force: an open store outlives the
+// config that opened it.
 func storeLog() *zap.Logger { return caddy.Log().Named("instantapi_verify.store") }
 
 // Interface guard

@@ -13,17 +13,16 @@ import (
 )
 
 // Badger keeps the records of an unfinished table in a log, a file *.mem, and
-// replays it when it opens. Where it finds an entry that is not whole it takes
-// that for the end, and cuts the log there. That is right for the torn tail of a
-// crash; but where a later batch follows, there or in a newer log, the log was
-// damaged after it had been synced, and cutting it would forget deliveries that
-// were acknowledged.
+// replays it when it opens. It takes an entry that is not whole for the end,
+// and cuts the log there. That is right for the torn tail of a crash. But if a
+// later batch follows, in this log or in a newer one, the log was damaged after
+// it had been synced, and cutting it would forget acknowledged deliveries.
 //
 // The format is that of Badger v4, memtable.go: a header of 20 bytes, then
 // entries of meta, user meta, key length, value length and expiry (as varints),
 // key, value and CRC-32C. A key ends with its version, counted down from the
-// largest number. A log is made with all of its size, as zeros, and cut where it ends
-// only when it is replayed.
+// largest number. A new log has its full size, filled with zeros; it is cut
+// where its content ends only when it is replayed.
 
 const (
 	logHeaderSize = 20
@@ -40,15 +39,15 @@ type foundLog struct {
 	keyID       uint64 // of an encryption key: 0
 	first, last uint64 // versions of the first event and of the last whole batch, 0: none
 	batches     int    // where the last whole batch ends
-	end         int    // where the first thing begins that can't be read
+	end         int    // where the first entry begins that can't be read
 	begun       bool   // something follows the whole batches
-	flipped     bool   // one wrong byte keeps what follows from being read
+	flipped     bool   // a single wrong byte keeps the next entry from being read
 	cover       bool   // what can't be read is part of a cover
 
-	lowest, highest uint64 // versions of the events' entries behind the end, 0: none
+	lowest, highest uint64 // versions of events behind end, 0: none
 }
 
-// readLog reads a log, and fails only if it can't be read at all.
+// readLog reads a log. Wrong content is no error; it is noted in the result.
 func readLog(name string) (foundLog, error) {
 	content, err := os.ReadFile(name)
 	if err != nil {
@@ -71,17 +70,18 @@ func readLog(name string) (foundLog, error) {
 	return log, nil
 }
 
-// complete reports whether a log is whole but for an entry or a batch that was being
-// written: its file was not cut off.
+// complete reports whether a log's file was not cut off. An entry or a batch at
+// its end may be unfinished all the same.
 func (log *foundLog) complete() bool {
 	return log.size >= logSize || log.size >= logHeaderSize && !log.begun
 }
 
-// checkLogs returns the last batch in the tables and the logs, whose last batch in
-// the tables is known. It returns an error if a batch is missing before it.
+// checkLogs returns the last batch in the tables and the logs. The last batch
+// in the tables is known. It returns an error if a batch before the last one is
+// missing.
 //
-// The first batch that is not whole is the one after the last whole one; of a batch
-// after that there can be something only if the one before was on the disk, synced.
+// After the last whole batch only the next one may be there in part: a batch is
+// begun only once the one before it has been synced to the disk.
 func checkLogs(logs []foundLog, known uint64, state storeState) (uint64, error) {
 	inTables := known
 	var newest *foundLog
@@ -106,7 +106,7 @@ func checkLogs(logs []foundLog, known uint64, state storeState) (uint64, error) 
 	if state.kind != stateOpen {
 		return known, nil
 	}
-	// Badger makes the log in use before it removes another.
+	// Badger makes the next log before it removes an old one.
 	switch {
 	case newest == nil:
 		return 0, damagef("its log is missing, though it was not closed")
@@ -118,7 +118,7 @@ func checkLogs(logs []foundLog, known uint64, state storeState) (uint64, error) 
 	return known, nil
 }
 
-// check returns an error if a log is damaged, where the last batch before its end is
+// check returns an error if a log is damaged. The last batch before its end is
 // known.
 func (log *foundLog) check(known uint64) error {
 	switch {
@@ -138,7 +138,7 @@ func (log *foundLog) check(known uint64) error {
 	return nil
 }
 
-// readEntries reads entries as Badger does when it replays.
+// readEntries reads entries as Badger does when it replays a log.
 func (log *foundLog) readEntries(content []byte) {
 	log.batches, log.end = logHeaderSize, logHeaderSize
 	for {
@@ -159,18 +159,18 @@ func (log *foundLog) readEntries(content []byte) {
 	}
 }
 
-// logEntry is what has to be known of an entry.
+// logEntry is what is needed of an entry.
 type logEntry struct {
 	size    int
 	meta    byte
 	version uint64
-	event   bool // and not a cover's or a batch's last
+	event   bool // not of a cover, and not the last one of a batch
 }
 
 // eventVersions returns the lowest and the highest version among the events'
-// entries in log, wherever they begin, 0 where there is none.
+// entries in log, wherever they begin, or 0 if there is none.
 func eventVersions(log []byte) (lowest, highest uint64) {
-	// How every event's entry begins.
+	// Every event's entry begins with these bytes.
 	start := []byte{metaOfBatch, 0, byte(len(store.Identity{}) + versionSize), recordSize}
 	for {
 		i := bytes.Index(log, start)
@@ -187,12 +187,12 @@ func eventVersions(log []byte) (lowest, highest uint64) {
 	}
 }
 
-// smallEntry is more than an event's entry or a batch's last one takes.
+// smallEntry is more bytes than an event's entry or a batch's last entry takes.
 const smallEntry = 80
 
 // isFlipped reports whether log begins with an entry of which a single byte is
-// wrong. A crash does not do that: where it kept something from being written there
-// are zeros. So does the end of what was written, where there are zeros behind.
+// wrong. A crash does not cause that: what it kept from being written is zeros.
+// Zeros at the end of what was written therefore don't count as wrong bytes.
 func isFlipped(log []byte, written int) bool {
 	entry := slices.Clone(log[:min(len(log), smallEntry)])
 	for i, was := range entry {

@@ -13,8 +13,8 @@ type manifestTables map[uint64]badgerdb.TableManifest
 
 // readManifest returns the tables that are part of the database.
 //
-// A record that is not whole at the end of the manifest is left out, as Badger does: a
-// crash may have come while it was being written.
+// Like Badger, it ignores a record at the end of the manifest that is not
+// whole: a crash may have interrupted its writing.
 func readManifest(path string, names fileNames) (tables manifestTables, err error) {
 	if !names.manifest {
 		if len(names.tables) > 0 {
@@ -27,13 +27,13 @@ func readManifest(path string, names fileNames) (tables manifestTables, err erro
 		return nil, err
 	}
 	defer file.Close()
-	// Badger takes an error of reading for the end.
+	// Badger takes a read error for the end.
 	if _, err := os.ReadFile(file.Name()); err != nil {
 		return nil, err
 	}
 	opts := badgerOptions(path, true, new(logger))
 	defer func() {
-		if p := recover(); p != nil { // how Badger reads a manifest of garbage
+		if p := recover(); p != nil { // Badger panics on a manifest of garbage
 			err = damagef("reading %s panicked: %v", badgerdb.ManifestFilename, p)
 		}
 	}()
@@ -43,20 +43,20 @@ func readManifest(path string, names fileNames) (tables manifestTables, err erro
 	}
 	for id, table := range manifest.Tables {
 		if int(table.Level) >= opts.MaxLevels || table.KeyID != 0 || table.Compression != options.None {
-			return nil, damagef("%s describes table %s as no table of this store", badgerdb.ManifestFilename, tableName(id))
+			return nil, damagef("%s describes table %s unlike a table of this store", badgerdb.ManifestFilename, tableName(id))
 		}
 	}
 	return manifest.Tables, nil
 }
 
-// nameless are the tables in a directory that its manifest does not name.
+// nameless describes the tables in a directory that its manifest does not name.
 type nameless struct {
 	count  int
 	newest uint64 // the highest version in them
 }
 
-// namelessTables looks at the tables that Badger would delete. One that can't be
-// read was being written when the process ended.
+// namelessTables examines the tables that Badger would delete. One that can't
+// be read was being written when the process ended.
 func namelessTables(path string, names fileNames, named manifestTables) (found nameless) {
 	for id := range names.tables {
 		if _, ok := named[id]; ok {

@@ -20,21 +20,23 @@ func init() {
 // nothing to run beside Caddy. The directory belongs to one Caddy process.
 type Module struct {
 	// The directory of the database. It is made if it is missing. Placeholders
-	// like `{env.*}` are allowed. Default: the folder `instantapi_verify` in
-	// [Caddy's data directory](https://caddyserver.com/docs/conventions#data-directory).
+	// like `{env.*}` are allowed. Default: the directory `instantapi_verify` in
+	// [Caddy's data
+	// directory](https://caddyserver.com/docs/conventions#data-directory).
 	Path string `json:"path,omitempty"`
 
 	// Whether a delivered event is on the disk before its sender gets the
-	// answer. Turned off, a power cut or a crash of the operating system can
+	// answer. If it is off, a power cut or a crash of the operating system can
 	// make the store forget the deliveries of the last moments, and these
-	// events are forwarded again if they are sent again; a crash of Caddy
-	// alone makes it forget nothing. Default: `true`, and `false` on Windows,
-	// where the database can't do it.
+	// events are forwarded again if they are sent again; a crash of Caddy alone
+	// makes it forget nothing. Default: `true`, but `false` on Windows, where
+	// the database can't sync its files.
 	Sync *bool `json:"sync,omitempty"`
 
-	// Bytes that must be free in the file system for an event to be recorded.
-	// Below this the handlers' `on_store_error` decides. It can't be less than
-	// 32 MiB, which the database may need by itself. Default: 256 MiB.
+	// How many bytes must be free in the file system for an event to be
+	// recorded. With less free space the handlers' `on_store_error` decides.
+	// The minimum is 33554432 (32 MiB), which the database may need for itself.
+	// Default: 268435456 (256 MiB).
 	MinFreeSpace int64 `json:"min_free_space,omitempty"`
 }
 
@@ -49,7 +51,7 @@ func (Module) CaddyModule() caddy.ModuleInfo {
 const (
 	defaultMinFreeSpace = 256 << 20
 
-	// lowestMinFreeSpace covers what the database writes between two looks at
+	// lowestMinFreeSpace covers what the database writes between two checks of
 	// the free space: its log, the tables made of two full memtables, and what
 	// a compaction writes before it deletes its input.
 	lowestMinFreeSpace = 32 << 20
@@ -81,10 +83,10 @@ func (m *Module) Provision(ctx caddy.Context) error {
 // Validate checks the values.
 func (m *Module) Validate() error {
 	if *m.Sync && !syncs {
-		return errors.New("sync on: the database does not sync its files on Windows, and a power cut would forget deliveries all the same; use sync off")
+		return errors.New("sync on: the database does not sync its files on Windows, so a power cut could make it forget deliveries all the same; use sync off")
 	}
 	if m.MinFreeSpace < lowestMinFreeSpace {
-		return fmt.Errorf("min_free_space: %d bytes is too little, the database itself may need %s",
+		return fmt.Errorf("min_free_space: %d bytes is too little; the database itself may need %s",
 			m.MinFreeSpace, humanize.IBytes(lowestMinFreeSpace))
 	}
 	return nil
@@ -93,7 +95,7 @@ func (m *Module) Validate() error {
 // Key names the directory: two configs with the same key share an open store.
 func (m *Module) Key() string { return "badger:" + m.Path }
 
-// Options describes what an open store can't change.
+// Options describes the options that an open store can't change.
 func (m *Module) Options() string {
 	sync := "off"
 	if *m.Sync {

@@ -18,10 +18,10 @@ type database struct {
 	path        string
 	writer      batcher[entry]
 	yielder     *yielder
-	version     uint64   // of the last commit; the writer's alone
-	undiscarded int      // events since discarding was allowed; the writer's alone
-	noLog       bool     // Badger could not begin its next log; the writer's alone
-	logSync     *logSync // nil where Badger's own sync is enough; the writer's alone
+	version     uint64   // of the last commit; only the writer uses it
+	undiscarded int      // events since discarding was allowed; only the writer uses it
+	noLog       bool     // Badger could not begin its next log; only the writer uses it
+	logSync     *logSync // nil if Badger's own sync is enough; only the writer uses it
 	space       spaceGuard
 	pulse       pulse
 	residence   residence
@@ -29,7 +29,7 @@ type database struct {
 	lookups     limited // while a turn is near
 	figures     shared[store.Statistics]
 	count       eventCount
-	calls       *gate      // of whoever reads the database
+	calls       *gate      // for calls that read the database
 	backup      sync.Mutex // held while one is made
 
 	closing  chan struct{}
@@ -44,18 +44,19 @@ type entry struct {
 const (
 	memTableSize = 4 << 20
 
-	// tableSize is what a table holds at most. Badger builds up to ten at once,
-	// each in twice as much memory, and keeps that for a while.
+	// tableSize is the largest size of a table. Badger builds up to ten at
+	// once, each in twice as much memory, which it keeps for a while.
 	tableSize = 2 << 20
 
-	// valueThreshold is the size from which on Badger moves values out of the
-	// tables. Ours are 16 bytes, but a cover's are larger, see coverAllKeys.
+	// valueThreshold is the size from which Badger moves values out of the
+	// tables. Records have 16 bytes, but a cover's values are larger, see
+	// coverAllKeys.
 	valueThreshold = 512 << 10
 
 	// levelZeroTables is how many tables Badger collects before it merges them.
 	levelZeroTables = 2
 
-	// coverVersion is the version of the entries that are no events, see
+	// coverVersion is the version of the entries that are not events, see
 	// coverAllKeys.
 	coverVersion = 1
 
@@ -63,52 +64,52 @@ const (
 	// 15% of a memtable: some 6,500 records.
 	maxBatch = 4096
 
-	// recordTimeout is how long a delivery waits for its record while the
-	// disk hangs: the sender's patience is not known, so not for long.
+	// recordTimeout is how long a delivery waits for its record while the disk
+	// hangs. It is short because nobody knows how long the sender waits.
 	recordTimeout = 10 * time.Second
 
-	// lookupsAtOnce is how many lookups may be left behind by a disk that hangs.
-	// More would not be faster: they have nothing to wait for if it does not.
+	// lookupsAtOnce is how many lookups may be stuck in a disk that hangs. A
+	// higher number would not help: with a disk that works, lookups don't wait.
 	lookupsAtOnce = 16
 )
 
-// badgerOptions are chosen for entries of 32 bytes that are written once, looked
-// up once or never, and expire.
+// badgerOptions suit entries of 32 bytes that are written once, looked up once
+// or never, and expire. docs/design.md has the measurements.
 func badgerOptions(path string, sync bool, logger badgerdb.Logger) badgerdb.Options {
 	opts := badgerdb.DefaultOptions(path).
 		WithLogger(logger).
-		// One sync a transaction. Ours hold all records that wait.
+		// Badger syncs once per transaction, and a transaction holds all
+		// records that wait.
 		WithSyncWrites(sync).
-		// Memory and mapped files are a multiple of these. With Badger's own
-		// 64 MiB and 1 GiB an empty store maps 2 GiB. Filling at full speed took
-		// 300 MiB of memory with memtables of 8 MiB and tables that double in
-		// size with each level, 200 MiB with tables of one size, and takes 135
-		// MiB with these.
+		// Memory and mapped files are a multiple of these. With Badger's
+		// defaults an empty store maps 2 GiB.
 		WithMemTableSize(memTableSize).
 		WithBaseTableSize(tableSize).
-		// Most lookups are of unknown events, and each false yes of a filter
-		// reads a block: of ten million they took 2.2 µs with Badger's 0.01,
-		// and take 1.8 with this, for 0.4 bytes more an event.
+		// Most lookups are of unknown events, and each false positive of a
+		// filter reads a block. This rate costs 0.4 bytes more per event than
+		// Badger's default of 0.01.
 		WithBloomFalsePositive(0.001).
 		WithValueThreshold(valueThreshold).
-		WithValueLogFileSize(1 << 20). // stays empty: our values live in the tree
+		WithValueLogFileSize(1 << 20). // stays empty: all values are in the tables
 		// One memtable in use and one being flushed.
 		WithNumMemtables(2).
-		// Hashes don't compress, and a cache of blocks does not help where every
-		// key is looked up once. Without both, reads go to the mapped file, so
-		// that the operating system decides what stays in memory.
+		// Hashes don't compress, and a block cache does not help if every key
+		// is looked up once. Without both, reads go to the mapped file, so the
+		// operating system decides what stays in memory.
 		WithCompression(options.None).
 		WithBlockCacheSize(0).
 		WithIndexCacheSize(0).
-		// A damaged block is never read as another one, though Badger takes it for
-		// one without the key: see damage.go.
+		// Without this check a damaged block could be read as another one.
+		// Badger takes a block that fails it for one without the key, see
+		// damage.go.
 		WithChecksumVerificationMode(options.OnBlockRead).
-		// There is one writer and it never reads: nothing can conflict.
+		// There is one writer, and it never reads, so nothing can conflict.
 		WithDetectConflicts(false).
 		WithNumVersionsToKeep(1).
-		// A lookup asks each table that is not merged yet.
+		// A lookup searches each table that is not merged yet.
 		WithNumLevelZeroTables(levelZeroTables).
-		// Two is the least that Badger takes; they are idle but for flushes.
+		// Two is the least that Badger accepts; they are idle except for
+		// flushes.
 		WithNumCompactors(2).
 		WithMetricsEnabled(false)
 	opts.TableSizeMultiplier = 1 // a table of tableSize on each level
@@ -120,7 +121,7 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 	if err := checkDirectory(path); err != nil {
 		return nil, err
 	}
-	if err := checkLock(path); err != nil { // before anything is read that its owner may be writing
+	if err := checkLock(path); err != nil { // before reading what another process may be writing
 		return nil, err
 	}
 	s := &database{path: path, calls: newGate(), closing: make(chan struct{})}
@@ -149,9 +150,11 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 	return s, nil
 }
 
-// open opens the database in a directory that is ours, if its files are whole.
+// open opens the database in a directory that is a store, if its files are
+// whole.
 func (s *database) open(ctx context.Context, sync bool) error {
-	// Without sync a power cut tears logs anywhere, and that was agreed to.
+	// With sync off a power cut may tear logs anywhere, which that option
+	// accepts.
 	found, err := examine(ctx, s.path, sync)
 	if err != nil {
 		return err
@@ -165,13 +168,13 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	logger := new(logger)
 	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
 	if err != nil {
-		return err // db may be half made, and is not to be closed
+		return err // db may be half made, and must not be closed
 	}
 	s.db = db
 	s.version = max(db.MaxVersion(), coverVersion)
 	err = logger.complaint()
 	if err == nil && sync && s.version != found.known {
-		err = damagef("Badger read events up to batch %d, of those up to batch %d", s.version, found.known)
+		err = damagef("Badger read events up to batch %d, but there are events up to batch %d", s.version, found.known)
 	}
 	if err == nil {
 		err = errors.Join(s.turn.start(s.path), s.residence.start(s.path), s.pulse.start(s.path))
@@ -188,8 +191,9 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	return nil
 }
 
-// openManaged opens a database whose versions are ours to give. Badger's own
-// make every lookup wait until all commits before it are on the disk.
+// openManaged opens a database whose versions this package assigns. With
+// Badger's own versions every lookup waits until all commits before it are on
+// the disk.
 func openManaged(opts badgerdb.Options) (db *badgerdb.DB, err error) {
 	defer func() {
 		if p := recover(); p != nil { // seen with damaged tables

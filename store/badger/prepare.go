@@ -12,12 +12,12 @@ import (
 	"github.com/dgraph-io/ristretto/v2/z"
 )
 
-// prepare makes what was examined ready for Badger.
+// prepare makes the examined files ready for Badger.
 //
-// Of a log Badger reads what follows the whole batches, too, and may ask for
-// gigabytes of memory where that is garbage; it does not open a database with an
-// empty log; and its other files, which hold nothing of ours, can make it fail or
-// end the process if they are damaged.
+// Badger also reads what follows the whole batches of a log, and may allocate
+// gigabytes of memory if that is garbage. It does not open a database with an
+// empty log. And its other files, which hold no events, can make it fail or end
+// the process if they are damaged.
 func prepare(path string, found findings) error {
 	if err := writeState(path, storeState{stateOpening, found.known}); err != nil {
 		return err
@@ -43,8 +43,8 @@ func prepare(path string, found findings) error {
 	return nil
 }
 
-// removeUseless removes a file without events in it, if Badger might not be able to
-// read it. Badger makes it anew.
+// removeUseless removes a file that holds no events if Badger might not be able
+// to read it. Badger makes a new one.
 func removeUseless(name string) error {
 	content, err := readBeginning(name)
 	if err != nil {
@@ -53,12 +53,12 @@ func removeUseless(name string) error {
 	useless := false
 	switch base := filepath.Base(name); {
 	case base == keyRegistry:
-		// without a key there are an initialization vector and a text
+		// a registry without a key holds an initialization vector and a text
 		useless = len(content) != 16+len(keyRegistryText) || !bytes.HasSuffix(content, []byte(keyRegistryText))
 	case base == discardFile:
 		useless = len(content) != discardSize || len(bytes.Trim(content, "\x00")) > 0
 	case strings.HasSuffix(base, valueLogSuffix):
-		// All our values are in the tables, see valueThreshold.
+		// All values are in the tables, see valueThreshold.
 		useless = len(content) < logHeaderSize || len(bytes.Trim(content[:8], "\x00")) > 0 || len(bytes.TrimRight(content[logHeaderSize:], "\x00")) > 0
 	}
 	if !useless {
@@ -72,7 +72,7 @@ const (
 	discardSize     = 1 << 20
 )
 
-// readBeginning reads a file that is not large, and of a larger one the beginning.
+// readBeginning reads the first 4 MiB of a file.
 func readBeginning(name string) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {
@@ -82,20 +82,21 @@ func readBeginning(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(file, 4<<20))
 }
 
-// spareFiles is for what Badger opens beside the files that are there: its lock, a
-// log, a value log and the directory; and for what else Caddy opens meanwhile.
+// spareFiles is the number of files to reserve for what Badger opens in
+// addition (its lock, a log, a value log and the directory) and for what Caddy
+// opens meanwhile.
 const spareFiles = 16
 
-// rehearse does what Badger does with its files while it opens, all at once. Badger
-// ends the process if the last of them can't be opened, and it leaks what it has
-// opened before.
+// rehearse opens and maps all files at once, as Badger does while it opens a
+// database. If Badger can't open one of them it ends the process, or leaks
+// those that it has opened before.
 func rehearse(path string) (err error) {
 	names, err := listFiles(path)
 	if err != nil {
 		return err
 	}
 	files := names.all(path)
-	if runtime.GOOS != "windows" { // where it is the lock, and not there
+	if runtime.GOOS != "windows" { // there it is the lock itself, and missing
 		if lock := filepath.Join(path, lockFile); exists(lock) {
 			files = append(files, lock)
 		}

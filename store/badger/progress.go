@@ -10,10 +10,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// progressInterval is how often a store that takes long to open says how far it is.
+// progressInterval is how often a store that takes long to open logs its
+// progress.
 const progressInterval = 5 * time.Second
 
-// progress tells an operator that verifying the tables goes on.
+// progress logs how far the verification of the tables has got.
 type progress struct {
 	path          string
 	tables, bytes int64 // of all

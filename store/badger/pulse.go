@@ -8,31 +8,33 @@ import (
 	"time"
 )
 
-// pulse knows whether the disk answers, before anything is read from or written to
-// a mapped file. A goroutine that waits for a page of one keeps its processor, and
-// the next garbage collection stops the whole process until the page is there; one
-// that waits in a system call stops nobody. So a page of a file of its own is read
-// again and again, past the cache of the operating system.
+// pulse knows whether the disk answers before anything is read from or written
+// to a mapped file. A goroutine that waits for a page of a mapped file keeps
+// its processor, so the next garbage collection stops the whole process until
+// the page arrives. A goroutine that waits in a system call stops no other. So
+// the pulse reads a page of its own file at intervals, past the operating
+// system's cache.
 type pulse struct {
-	read    func() error // from the disk; nil where the system has no way to do it
+	read    func() error // from the disk; nil if the system offers no way to do that
 	stop    func()
-	last    atomic.Int64 // when the last reading that succeeded began
+	last    atomic.Int64 // when the last successful reading began
 	reading shared[struct{}]
 }
 
 const (
-	// pulseInterval is how old a reading may be that is trusted. A disk that begins
-	// to hang can stop the process for so long afterwards, if it is asked for a page
-	// that is not in memory.
+	// pulseInterval is how old a trusted reading may be. For that long after a
+	// disk begins to hang, a read of a page that is not in memory can stop the
+	// process.
 	pulseInterval = time.Second
 
-	// pulseFile is what is read: a page, because some file systems keep smaller files
-	// with what they always have in memory.
+	// pulseFile is the file that is read. It has the size of a page, because
+	// some file systems keep smaller files together with data that is always in
+	// memory.
 	pulseFile = markFile + ".pulse"
 	pulseSize = 4096
 )
 
-// start makes the file that is read, in a directory.
+// start makes the file in a directory.
 func (p *pulse) start(dir string) (err error) {
 	name := filepath.Join(dir, pulseFile)
 	if err := writeSynced(name, string(make([]byte, pulseSize))); err != nil {
@@ -55,8 +57,8 @@ var started = time.Now()
 
 func sinceStart() int64 { return int64(time.Since(started)) }
 
-// check returns an error if the disk does not answer, or fails. It waits only where
-// nothing was read for a while.
+// check returns an error if the disk fails or does not answer. It waits only if
+// the last reading is too old.
 func (p *pulse) check(ctx context.Context) error {
 	if p.read == nil {
 		return nil

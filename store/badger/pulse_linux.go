@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// uncachedReader returns a function that reads the first page of a file from the
-// disk, whatever is in memory, and one that ends its use. The file must not be mapped,
-// nor have been written to without a sync.
+// uncachedReader returns a function that reads the first page of a file from
+// the disk even if it is in memory, and a function that closes the file. The
+// file must not be mapped, and what was written to it must be synced.
 func uncachedReader(name string) (read func() error, stop func(), err error) {
 	file, err := os.Open(name)
 	if err != nil {

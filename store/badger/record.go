@@ -32,8 +32,8 @@ func (s *database) Lookup(ctx context.Context, id store.Identity) (store.Record,
 	return store.Record{}, false, s.space.checkNowAndThen(ctx)
 }
 
-// tables returns how many tables there are. Unlike Badger's own list of them it looks
-// into none.
+// tables returns the number of tables. Unlike Badger's list of them it reads
+// none of them.
 func (s *database) tables() (tables int) {
 	for _, level := range s.db.Levels() {
 		tables += level.NumTables
@@ -41,8 +41,9 @@ func (s *database) tables() (tables int) {
 	return tables
 }
 
-// find looks an event up. That is a matter of microseconds and of the caller's own
-// goroutine, unless Badger may be keeping everybody out while it waits for the disk.
+// find looks an event up. That takes microseconds in the caller's own
+// goroutine, unless Badger may be blocking all lookups while it waits for the
+// disk.
 func (s *database) find(ctx context.Context, id store.Identity) (store.Record, bool, error) {
 	if !s.turn.near() {
 		return s.get(id)
@@ -66,15 +67,15 @@ func (s *database) get(id store.Identity) (rec store.Record, found bool, err err
 		return rec, false, errClosed
 	}
 	defer s.calls.leave()
-	// A page of a table that can't be read any more is a fault, which would end the
-	// process, and a damaged table can make Badger panic.
+	// Reading a page of a table that can't be read any more is a fault that
+	// would end the process, and a damaged table can make Badger panic.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
 			found, err = false, fmt.Errorf("looking up an event: reading a table panicked: %v", p)
 		}
 	}()
-	// At the highest of all versions a read sees whatever is committed.
+	// A read at the highest version sees whatever is committed.
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	item, err := txn.Get(id[:])
@@ -99,8 +100,8 @@ func (s *database) Record(ctx context.Context, id store.Identity, rec store.Reco
 	return s.writer.add(ctx, entry{id, rec})
 }
 
-// Forget implements [store.Store]. It records the event as one that has expired: what
-// is in a log looks like any other event's entry, see damage.go.
+// Forget implements [store.Store]. It records the event as an expired one, so
+// that its entry in the log looks like any other event's, see damage.go.
 func (s *database) Forget(ctx context.Context, id store.Identity) error {
 	return s.Record(ctx, id, store.Record{ExpiresAt: time.Unix(1, 0)})
 }
@@ -135,8 +136,8 @@ func (s *database) commit(entries []entry) error {
 	s.turn.expect(len(entries), version)
 	defer s.turn.look()
 	if err := txn.CommitAt(version, nil); err != nil {
-		// The next commit takes the same version. Should half of this one be in
-		// the log, replaying it would end at an entry of another version.
+		// The next commit uses the same version. If half of this one were in
+		// the log, replaying the log would end at an entry of another version.
 		s.noLog = s.noLog || strings.Contains(err.Error(), "cannot create new mem table")
 		return fmt.Errorf("recording %d events: %w", len(entries), err)
 	}
@@ -154,11 +155,11 @@ func (s *database) commit(entries []entry) error {
 	return nil
 }
 
-// now is the clock, by which the free space is looked at now and then.
+// now is the clock that says when to check the free space again.
 var now = time.Now
 
 // recordFormat is the first byte of a value: 1 byte format, 2 bytes status, 5
-// bytes seconds since 1970, 8 bytes hash of the body. When it expires is an
+// bytes seconds since 1970, 8 bytes hash of the body. The time of expiry is an
 // attribute of Badger's entry.
 const (
 	recordFormat = 1

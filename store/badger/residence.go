@@ -6,12 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// residence knows whether all tables are in memory, so that what they say can be had
-// without the disk. It is asked while the disk does not answer.
+// residence knows whether all tables are in memory and can be read without the
+// disk. It is asked while the disk does not answer.
 type residence struct {
 	dir     string // without symbolic links
 	looking shared[bool]
-	until   atomic.Int64 // when to look again; before, all are in memory
+	until   atomic.Int64 // until then all tables count as in memory
 }
 
 func (r *residence) start(dir string) (err error) {
@@ -19,7 +19,7 @@ func (r *residence) start(dir string) (err error) {
 	return err
 }
 
-// check reports whether so many tables are in memory.
+// check reports whether that many tables are in memory.
 func (r *residence) check(ctx context.Context, tables func() int) bool {
 	if sinceStart() < r.until.Load() {
 		return true

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// residentTables returns how many of the tables in a directory that this process has
-// mapped are in memory as a whole. It reads nothing from the disk.
+// residentTables returns how many of the tables in a directory, mapped by this
+// process, are wholly in memory. It reads nothing from the disk.
 func residentTables(dir string) (tables int, err error) {
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
@@ -40,8 +40,8 @@ func residentTables(dir string) (tables int, err error) {
 	return tables, lines.Err()
 }
 
-// resident reports whether all pages of a mapping are in memory. Its addresses are
-// written as in /proc/self/maps.
+// resident reports whether all pages of a mapping are in memory. The addresses
+// have the format of /proc/self/maps.
 func resident(addresses string) (bool, error) {
 	from, to, _ := strings.Cut(addresses, "-")
 	start, err := strconv.ParseUint(from, 16, strconv.IntSize)
@@ -59,7 +59,7 @@ func resident(addresses string) (bool, error) {
 	}
 	_, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(start), uintptr(end-start), uintptr(unsafe.Pointer(&pages[0])))
 	if errno != 0 {
-		return false, errno // ENOMEM where it was unmapped meanwhile
+		return false, errno // ENOMEM if it has been unmapped meanwhile
 	}
 	for _, state := range pages {
 		if state&1 == 0 {

@@ -2,5 +2,6 @@
 
 package badger
 
-// residentTables returns how many tables are known to be in memory as a whole: none.
+// residentTables returns how many tables are known to be wholly in memory:
+// none.
 func residentTables(string) (int, error) { return 0, nil }

@@ -14,20 +14,20 @@ import (
 )
 
 // spaceGuard keeps the database from filling the file system. Badger writes
-// through mapped sparse files: without room the write is a SIGBUS, and the
-// process is gone.
+// through mapped sparse files: a write without room is a SIGBUS, which ends the
+// process.
 type spaceGuard struct {
 	path string
 	min  uint64
 	free func(path string) (uint64, error)
 
 	lastLook atomic.Int64          // Unix nanoseconds
-	lastErr  atomic.Pointer[error] // of the last look; nil: room enough
+	lastErr  atomic.Pointer[error] // of the last check; nil: enough room
 	looking  shared[struct{}]
 }
 
 // lookInterval is how old a reading may be when an event is about to be
-// forwarded. (Before a write there is always a new one.)
+// forwarded. (Each write is preceded by a new one.)
 const lookInterval = 100 * time.Millisecond
 
 // errNoSpace means that there is less free space than min_free_space.
@@ -37,13 +37,13 @@ type noSpaceError struct{}
 
 func (noSpaceError) Error() string { return "not enough free space" }
 
-// Is makes it what it is for the users of a store: an open one can't record, and
-// a closed one can't be opened, until somebody makes room.
+// Is makes errNoSpace match the errors of the store's contract: until somebody
+// makes room, an open store can't record, and a closed one can't be opened.
 func (noSpaceError) Is(target error) bool {
 	return target == store.ErrCannotRecord || target == store.ErrUnavailable
 }
 
-// check looks at the free space, and waits for as long as that takes.
+// check reads the free space, and waits for as long as that takes.
 func (g *spaceGuard) check() error {
 	free, err := g.free(g.path)
 	switch {
@@ -58,11 +58,11 @@ func (g *spaceGuard) check() error {
 	return err
 }
 
-// checkNowAndThen is check, but for a reading that is new enough, and with
-// patience.
+// checkNowAndThen is check, but it uses a recent reading if there is one, and
+// waits no longer than patience.
 func (g *spaceGuard) checkNowAndThen(ctx context.Context) error {
 	age := now().UnixNano() - g.lastLook.Load()
-	if age >= 0 && age <= int64(lookInterval) { // below 0: the clock was set back
+	if age >= 0 && age <= int64(lookInterval) { // negative if the clock was set back
 		return *g.lastErr.Load()
 	}
 	_, err := g.looking.do(ctx, patience, func() (struct{}, error) { return struct{}{}, g.check() })
@@ -72,9 +72,10 @@ func (g *spaceGuard) checkNowAndThen(ctx context.Context) error {
 	return err
 }
 
-// blockBytes returns how many bytes so many blocks are. Below zero there is no
-// space: FreeBSD counts down from what is reserved for root. Linux passes such a
-// number on without its sign; df takes the top bit for the sign, too.
+// blockBytes returns the size of this many blocks in bytes. A negative number
+// means no space: FreeBSD counts down into what is reserved for root. Linux
+// passes such a number on without its sign; like df, the conversion to int64
+// takes the top bit for the sign.
 func blockBytes(blocks int64, size uint64) uint64 {
 	if blocks <= 0 {
 		return 0

@@ -10,9 +10,9 @@ func freeSpace(path string) (uint64, error) {
 		return 0, err
 	}
 	// Blocks are counted in fragments, as in statvfs(3). Bsize is the size for
-	// reads and writes, with network file systems often a larger one.
+	// reads and writes, which is often larger on network file systems.
 	size := uint64(stat.Frsize)
-	if size == 0 { // file systems that know no fragments
+	if size == 0 { // file systems without fragments
 		size = uint64(stat.Bsize)
 	}
 	return blockBytes(int64(stat.Bavail), size), nil

@@ -11,18 +11,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// The state file tells a database whose log is gone from one that needs none, and
-// one whose files were cut where nobody sees it from one that ends there.
+// The state file tells a database whose log is missing from one that needs
+// none, and a database whose files were cut off unnoticeably from one that
+// really ends there.
 //
-// While a store is open there is a log, and none after it was closed. A copy of the
-// files of an open store may well have none, because Badger may have removed one and
-// made another meanwhile.
+// There is a log while a store is open, and none after it has been closed. A
+// copy of the files of an open store may lack one, because Badger may have
+// removed a log and made another during the copying.
 const stateFile = "STATE"
 
 // storeState is what the state file says.
 type storeState struct {
 	kind    stateKind
-	version uint64 // the events up to this batch are in the files
+	version uint64 // events up to this batch are in the files
 }
 
 type stateKind string
@@ -33,8 +34,8 @@ const (
 	stateClosed  stateKind = "closed" // or being closed
 )
 
-// readState returns the zero state where there is no state file, or a damaged one:
-// that holds no events.
+// readState returns the zero state if the state file is missing or damaged. A
+// damaged one is no error, because it holds no events.
 func readState(path string) (state storeState, err error) {
 	content, err := os.ReadFile(filepath.Join(path, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -50,7 +51,8 @@ func readState(path string) (state storeState, err error) {
 	return state, nil
 }
 
-// writeState replaces the state file, wholly or not at all, also at a power cut.
+// writeState replaces the state file, wholly or not at all, even if the power
+// fails.
 func writeState(path string, state storeState) error {
 	return writeWhole(filepath.Join(path, stateFile), state.encode())
 }

@@ -45,8 +45,8 @@ func (s *database) statistics() (store.Statistics, error) {
 	}, nil
 }
 
-// bytesOnDisk returns what the files in a directory take up, its own directories
-// apart: the database has none.
+// bytesOnDisk returns the size on disk of the files in a directory, without
+// subdirectories, of which the database has none.
 func bytesOnDisk(path string) (size int64, err error) {
 	files, err := os.ReadDir(path)
 	if err != nil {
@@ -67,8 +67,9 @@ func bytesOnDisk(path string) (size int64, err error) {
 	return size, nil
 }
 
-// eventCount keeps a count for a hundred times as long as the counting took, so
-// that it costs a hundredth of a core at most, however often somebody asks.
+// eventCount keeps a count a hundred times as long as the counting took, so
+// that counting costs at most a hundredth of a core, however often the count is
+// read.
 type eventCount struct {
 	mu     sync.Mutex
 	events int64
@@ -88,8 +89,8 @@ func (c *eventCount) read(count func() int64) int64 {
 }
 
 // countEvents counts the entries that are events. Tables know how many they
-// hold. What is not in a table yet has a version above all of theirs, because
-// versions grow and tables are written in their order.
+// hold. Entries that are not in a table yet have higher versions than those in
+// tables, because versions grow and tables are written in their order.
 func (s *database) countEvents() (events int64) {
 	last := uint64(coverVersion)
 	for _, table := range s.steadyTables() {
@@ -104,7 +105,7 @@ func (s *database) countEvents() (events int64) {
 	}
 	opts := badgerdb.DefaultIteratorOptions
 	opts.PrefetchValues = false
-	opts.SinceTs = last // which leaves out the tables below
+	opts.SinceTs = last // leaves out the tables
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
 	it := txn.NewIterator(opts)
@@ -115,8 +116,8 @@ func (s *database) countEvents() (events int64) {
 	return events
 }
 
-// steadyTables returns the tables, but not while a compaction has its output in
-// place and its input too.
+// steadyTables returns the tables. It avoids the moment at which both the input
+// and the output of a compaction are in place.
 func (s *database) steadyTables() []badgerdb.TableInfo {
 	tables := s.db.Tables()
 	for range 10 {

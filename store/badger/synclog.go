@@ -6,23 +6,24 @@ import (
 	"runtime"
 )
 
-// Badger syncs a log with msync. That is enough on the BSDs, which sync the file with
-// it. On macOS it leaves what was written in the drive's cache, and on Windows Badger
-// does nothing at all, for its tables neither.
+// Badger syncs a log with msync. That is enough on the BSDs, where msync syncs
+// the file. On macOS it leaves what was written in the drive's cache, and on
+// Windows Badger syncs neither its logs nor its tables.
 const (
-	// syncs is false where what was acknowledged can't be made durable.
+	// syncs is false on systems where acknowledged events can't be made
+	// durable.
 	syncs = runtime.GOOS != "windows"
 
-	// syncsLogByFile is true where the log is synced by its file, see syncFile. On
-	// macOS that comes on top of msync, to empty the drive's cache. Tables need no
-	// more, because Badger syncs its manifest so, and that is after their msync and
-	// before their log is removed.
+	// syncsLogByFile is true on systems where the log is synced by its file,
+	// see syncFile. On macOS that comes on top of msync, to empty the drive's
+	// cache. Tables need nothing more: Badger syncs its manifest by its file,
+	// after the msync of a table and before the table's log is removed.
 	syncsLogByFile = runtime.GOOS == "darwin" || !badgerSyncs
 
-	// badgerSyncs is false where that takes the place of Badger's own sync. Badger
-	// syncs its value log besides, in which there is never anything; but the disk has
-	// to empty its cache for it, too, which is a third of what a commit waits for. On
-	// Linux msync is an fdatasync of the file.
+	// badgerSyncs is false on systems where that replaces Badger's own sync.
+	// Badger also syncs its value log, which is always empty; but the disk has
+	// to empty its cache for that too, which would be a third of a commit's
+	// time. On Linux msync is an fdatasync of the file.
 	badgerSyncs = runtime.GOOS != "linux"
 )
 
@@ -34,7 +35,7 @@ type logSync struct {
 	sync   func(*os.File) error
 }
 
-// newest syncs the newest log: a batch is in one log as a whole.
+// newest syncs the newest log, which holds the whole last batch.
 func (l *logSync) newest() error {
 	newest := l.number
 	for exists(l.name(newest + 1)) {

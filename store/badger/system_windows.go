@@ -21,20 +21,20 @@ func freeSpace(path string) (uint64, error) {
 	return free, err
 }
 
-// allocated returns the size of a file in bytes: how much of it is on the disk
-// is not told.
+// allocated returns the size of a file in bytes. Its FileInfo does not say how
+// much of it is on the disk.
 func allocated(info fs.FileInfo) int64 { return info.Size() }
 
-// checkLock returns an error if the database in path can't be locked, errInUse if
-// that is because a process has it open. Badger's lock is a file that only one
-// process can open and that Windows removes when it is closed; a power cut leaves
-// it behind, closed.
+// checkLock returns an error if the database in path can't be locked: errInUse
+// if another process has it open. Badger's lock is a file that only one process
+// can open and that Windows removes when it is closed; a power cut leaves it
+// behind, closed.
 func checkLock(path string) error {
 	name, err := windows.UTF16PtrFromString(filepath.Join(path, lockFile))
 	if err != nil {
 		return err
 	}
-	const shared = 0 // with nobody
+	const shared = 0 // with no other process
 	lock, err := windows.CreateFile(name, windows.GENERIC_READ, shared, nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
 	switch {
 	case err == nil:
@@ -44,5 +44,5 @@ func checkLock(path string) error {
 	case errors.Is(err, windows.ERROR_SHARING_VIOLATION):
 		return errInUse
 	}
-	return fmt.Errorf("it can't be locked: opening %s: %w; if no Caddy runs with it, remove that file", lockFile, err)
+	return fmt.Errorf("it can't be locked: opening %s: %w; if no Caddy is using it, remove that file", lockFile, err)
 }

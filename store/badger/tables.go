@@ -18,16 +18,16 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The format of Badger's tables, see its table/builder.go: blocks, then an index,
-// the length of the index, a checksum of the index, and the length of that. A block
-// ends with the offsets of its entries, their number, a checksum of all these, and
-// the length of that. The numbers have 32 bits and are big-endian, the checksums
-// are Protocol Buffers, the index is a FlatBuffer.
+// The format of Badger's tables, see its table/builder.go: blocks, then an
+// index, the length of the index, a checksum of the index, and the length of
+// that. A block ends with the offsets of its entries, their number, a checksum
+// of all that, and the length of the checksum. Numbers have 32 bits and are
+// big-endian, checksums are Protocol Buffers, the index is a FlatBuffer.
 
 const (
 	numberSize = 4
 
-	// checksumLimit is more than an encoded checksum takes.
+	// checksumLimit is more bytes than an encoded checksum takes.
 	checksumLimit = 64
 
 	// readSize is how much of a table is read at once.
@@ -86,8 +86,8 @@ func verifyTables(ctx context.Context, path string, tables manifestTables) (high
 	return newest.Load(), context.Cause(ctx)
 }
 
-// verifyTable reads a table to its end. It calls read with the number of bytes after each
-// block.
+// verifyTable reads a table to its end. After each block it calls read with the
+// block's size.
 func verifyTable(ctx context.Context, name string, read func(bytes int)) (*tableIndex, error) {
 	file, err := os.Open(name)
 	if err != nil {
@@ -171,7 +171,7 @@ func readTableIndex(file *os.File) (*tableIndex, error) {
 // parseIndex reads an index whose checksum is right.
 func parseIndex(encoded []byte) (index *tableIndex, err error) {
 	defer func() {
-		if p := recover(); p != nil { // how a FlatBuffer of garbage is read
+		if p := recover(); p != nil { // reading a FlatBuffer of garbage panics
 			err = fmt.Errorf("%v", p)
 		}
 	}()
@@ -183,7 +183,7 @@ func parseIndex(encoded []byte) (index *tableIndex, err error) {
 		root.Offsets(&block, i)
 		index.blocks[i] = tableBlock{block.KeyBytes(), int64(block.Offset()), int64(block.Len())}
 		if i > 0 && index.blocks[i].offset != index.blocks[i-1].offset+index.blocks[i-1].size {
-			return nil, errors.New("its blocks are not one behind the other")
+			return nil, errors.New("its blocks do not follow one another")
 		}
 	}
 	if len(index.blocks) == 0 || index.blocks[0].offset != 0 {
@@ -217,7 +217,7 @@ func (c blockChecksum) of(content []byte) bool {
 	return uint64(c) == uint64(crc32.Checksum(content, castagnoli))
 }
 
-// cutChecksum cuts a checksum and its length from the end of what it is of.
+// cutChecksum splits b into its content and the checksum that ends it.
 func cutChecksum(b []byte) (content []byte, sum blockChecksum, ok bool) {
 	if len(b) < numberSize {
 		return nil, 0, false
@@ -234,8 +234,8 @@ func cutChecksum(b []byte) (content []byte, sum blockChecksum, ok bool) {
 	return content, blockChecksum(checksum.Sum), true
 }
 
-// readError is what a failed read of a file means: one that ends too early was
-// read, and is damaged.
+// readError returns what a failed read of a file means: a file that ends too
+// early is damaged.
 func readError(name string, err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return damagef("%s is cut off", filepath.Base(name))

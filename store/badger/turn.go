@@ -9,32 +9,33 @@ import (
 	"sync/atomic"
 )
 
-// turn knows when Badger may be turning from a full memtable to a new one. Badger
-// begins a log then, and removes the one before when its table is written, and
-// while the disk takes its time for that it keeps every lookup waiting. A tenth of
-// all lookups, about, finds that this may be so.
+// turn knows when Badger may be switching from a full memtable to a new one.
+// Badger then begins a new log, and removes the old one once its table is
+// written; while it waits for the disk it blocks every lookup. About a tenth of
+// all lookups happen while a turn may be near.
 type turn struct {
 	dir       string
 	soon      atomic.Bool
-	shrinking atomic.Bool // shrink makes turns of its own
-	lost      atomic.Bool // nobody knows how full the memtable is
+	shrinking atomic.Bool // shrink causes turns of its own
+	lost      atomic.Bool // it is not known how full the memtable is
 
-	// The writer's alone.
-	log, oldest uint64 // numbers of the log in use, and of the oldest that may be there
+	// Only the writer uses these.
+	log, oldest uint64 // numbers of the log in use, and of the oldest that may still exist
 	inMemory    int    // bytes of the memtable, estimated
 	inLog       int    // bytes of its log
 }
 
-// Bytes of an event, and of a batch's end but for its version in decimal digits. In
-// memory an event has a key, a value, and a node of the skip list, whose height is
-// random; but thousands of them are as high as expected.
+// Sizes in bytes of an event, and of a batch's end without the decimal digits
+// of its version. In memory an event takes a key, a value, and a node of the
+// skip list. The height of a node is random, but the average over thousands of
+// them is known.
 const (
 	eventInMemory = 77
 	eventInLog    = 53
 	endInLog      = 28
 )
 
-// start begins with the logs that are there after opening.
+// start begins with the logs that exist after opening.
 func (t *turn) start(dir string) error {
 	t.dir = dir
 	newest, oldest, err := logRange(dir)
@@ -46,7 +47,7 @@ func (t *turn) start(dir string) error {
 	return nil
 }
 
-// near reports whether a turn is near, or going on.
+// near reports whether a turn is near or in progress.
 func (t *turn) near() bool { return t.soon.Load() || t.shrinking.Load() }
 
 // expect is called before a batch is committed.

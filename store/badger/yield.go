@@ -6,13 +6,14 @@ import (
 	"runtime"
 )
 
-// yielder lets other goroutines run: those that can, and those that the network
-// has something for. [runtime.Gosched] is not enough for these. The runtime looks
-// at the network when nobody else can run, and who has called Gosched can. On a
-// single processor, requests that have arrived would wait for the disk.
+// yielder lets other goroutines run: those that are ready, and those for which
+// data has arrived from the network. [runtime.Gosched] is not enough for the
+// latter: the runtime polls the network when no goroutine is ready, and a
+// goroutine that has called Gosched is. On a single processor, requests that
+// have arrived would wait for the disk.
 //
-// So the caller waits for the network, too: for a byte in a pipe, which is noticed
-// together with whatever has arrived.
+// So the caller waits for the network too: for a byte in a pipe, which is
+// noticed together with whatever has arrived.
 type yielder struct{ in, out *os.File }
 
 func newYielder() (*yielder, error) {
@@ -23,7 +24,7 @@ func newYielder() (*yielder, error) {
 	return &yielder{in: in, out: out}, nil
 }
 
-// yield is for one goroutine at a time.
+// yield may be called by one goroutine at a time.
 func (y *yielder) yield() {
 	back := make(chan struct{})
 	go func() {
@@ -31,17 +32,17 @@ func (y *yielder) yield() {
 		var one [1]byte
 		_, _ = y.in.Read(one[:])
 	}()
-	// It has to wait for the byte before that is sent: what is there already is read
-	// without a look at the network.
+	// The goroutine must be waiting before the byte is sent: a byte that is
+	// there already is read without polling the network.
 	runtime.Gosched()
 	if _, err := y.out.Write([]byte{0}); err != nil {
 		return
 	}
 	<-back
-	runtime.Gosched() // whoever was noticed with the byte goes first
+	runtime.Gosched() // goroutines that were noticed with the byte go first
 }
 
 func (y *yielder) close() {
-	_ = y.out.Close() // whoever still reads gets the end of the file
+	_ = y.out.Close() // a pending read gets the end of the file
 	_ = y.in.Close()
 }
