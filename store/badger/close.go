@@ -29,23 +29,39 @@ func (s *database) Close() error {
 	if !s.calls.shut() {
 		return fmt.Errorf("closing the store in %s: %w", s.path, errClosed)
 	}
+	if err := s.closeWithin(patience, s.shutDown); err != nil {
+		return fmt.Errorf("closing the store in %s: %w; what it has recorded is in its log", s.path, err)
+	}
+	return nil
+}
+
+// abandonPatience is how long a failed opening waits until what it has opened is
+// closed.
+const abandonPatience = time.Second
+
+// abandon closes a database that could not be opened as a whole, and leaves its
+// state file as it is. As long as Badger can't write a table of the log that it
+// has read, the closing goes on.
+func (s *database) abandon() {
+	_ = s.closeWithin(abandonPatience, func(c *closure) { s.closeBadger(c, s.readyToClose) })
+}
+
+// closeWithin returns the result of the first attempt to close the database. If
+// that takes longer than limit, the closing goes on.
+func (s *database) closeWithin(limit time.Duration, shutDown func(*closure)) error {
 	c := &closure{ended: make(chan struct{}), result: make(chan error, 1)}
 	closing.Store(s.path, c)
 	go func() {
 		defer close(c.ended)
 		defer closing.Delete(s.path)
-		s.shutDown(c)
+		shutDown(c)
 	}()
-	var err error
 	select {
-	case err = <-c.result:
-	case <-time.After(patience):
-		err = errHanging
+	case err := <-c.result:
+		return err
+	case <-time.After(limit):
+		return errHanging
 	}
-	if err != nil {
-		return fmt.Errorf("closing the store in %s: %w; what it has recorded is in its log", s.path, err)
-	}
-	return nil
 }
 
 // closing holds the closures of the databases that are being closed, by
@@ -94,18 +110,27 @@ func awaitClosed(ctx context.Context, path string) error {
 	}
 }
 
-// shutDown closes the database as soon as that is possible.
+// shutDown ends all that uses the database, and closes it as soon as that is
+// possible.
 func (s *database) shutDown(c *closure) {
 	s.writer.close()
 	s.yielder.close()
 	close(s.closing)
 	s.shrinker.Wait()
 	<-s.calls.empty
-	for {
-		err := s.readyToClose()
-		if err == nil { // not earlier, because closing removes the log, see state.go
-			err = writeState(s.path, storeState{stateClosed, s.version})
+	s.closeBadger(c, func() error {
+		if err := s.readyToClose(); err != nil {
+			return err
 		}
+		// Not earlier, because closing removes the log, see state.go.
+		return writeState(s.path, storeState{stateClosed, s.version})
+	})
+}
+
+// closeBadger closes the database as soon as it is ready.
+func (s *database) closeBadger(c *closure, ready func() error) {
+	for {
+		err := ready()
 		if err == nil {
 			break
 		}

@@ -67,7 +67,10 @@ func examine(ctx context.Context, path string, strict bool) (findings, error) {
 	if err != nil {
 		return findings{}, err
 	}
-	nameless := namelessTables(path, names, named)
+	nameless, err := namelessTables(path, names, named)
+	if err != nil {
+		return findings{}, err
+	}
 	forgotten := damagef("%s names %d of %d tables, and is older than the others", badgerdb.ManifestFilename, len(named), len(names.tables))
 	if !strict && len(names.logs) == 0 && nameless.count > 0 {
 		return findings{}, forgotten

@@ -37,11 +37,18 @@ func explain(tried string, err error, remedy string) error {
 	}
 	for _, failure := range failures {
 		if isFailure(err, failure.codes) {
-			return fmt.Errorf("%s: %w; %s", tried, err, failure.remedy)
+			remedy = failure.remedy
+			break
 		}
 	}
-	return fmt.Errorf("%s: %w; %s", tried, err, remedy)
+	return fmt.Errorf("%s: %w; %s", tried, oneLine{err}, remedy)
 }
+
+// oneLine is an error whose text is a single line. Some of Badger's are several.
+type oneLine struct{ error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e oneLine) Unwrap() error { return e.error }
 
 // isFailure reports whether an error is one of these. Badger does not always
 // wrap an error, so its text counts too.
@@ -68,10 +75,13 @@ func explainOpen(path string, err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		return explain("it can't be read or written", err, giveToUser)
 	}
-	for _, content := range []string{"Level validation", "CHECKSUM_MISMATCH", "checksum mismatch", "panicked"} {
+	for _, content := range []string{"Level validation", "CHECKSUM_MISMATCH", "checksum mismatch"} {
 		if strings.Contains(err.Error(), content) { // damage that examine did not find
 			return explainOpen(path, damagef("%w", err))
 		}
+	}
+	if isSystemError(err) {
+		return explain("it can't be opened", err, "see what is wrong with its file system, or choose another path")
 	}
 	return explain("it can't be opened", err, "if nothing else helps, "+restoreAdvice)
 }

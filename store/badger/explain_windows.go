@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/windows"
@@ -15,3 +16,9 @@ var (
 	noMemoryCodes     = []syscall.Errno{windows.ERROR_NOT_ENOUGH_MEMORY, windows.ERROR_OUTOFMEMORY, windows.ERROR_COMMITMENT_LIMIT}
 	diskCodes         = []syscall.Errno{windows.ERROR_IO_DEVICE, windows.ERROR_CRC, windows.ERROR_SECTOR_NOT_FOUND, windows.ERROR_NOT_READY}
 )
+
+// isSystemError reports whether it was the operating system that failed.
+func isSystemError(err error) bool {
+	_, ok := errors.AsType[syscall.Errno](err)
+	return ok
+}

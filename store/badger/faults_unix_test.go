@@ -6,9 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
@@ -94,6 +96,52 @@ func TestDirectoryOfAnotherUserIsRefused(t *testing.T) {
 			cmd := childCommand("open", dir)
 			becomeNobody(t, cmd, open)
 			wantRefusedBy(t, cmd, dir, "denied", "give it to the user who runs Caddy")
+		})
+	}
+}
+
+// A file of another user in a store of Caddy's own user is named, and is not called
+// damaged.
+func TestFileOfAnotherUserIsNoDamage(t *testing.T) {
+	if os.Getuid() != 0 {
+		caddytest.Missing(t, "becoming another user takes root")
+	}
+	open := openDir(t)
+	whole := crashedStore(t)
+	for _, pattern := range []string{markFile, badgerdb.ManifestFilename, "*.mem", "*.sst", "*.vlog", discardFile, keyRegistry, stateFile, lockFile, pulseFile} {
+		t.Run(pattern, func(t *testing.T) {
+			dir := filepath.Join(open, "store of "+strings.Trim(pattern, "*."))
+			whole.copy(t, dir)
+			all, err := filepath.Glob(filepath.Join(dir, "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			files, _ := filepath.Glob(filepath.Join(dir, pattern))
+			give := func(uid int, files ...string) {
+				for _, file := range files {
+					if err := os.Chown(file, uid, uid); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			give(nobody, append(all, dir)...)
+			give(0, files...)
+			for _, file := range files {
+				if err := os.Chmod(file, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := contents(t, dir)
+			child := childCommand("open twice", dir)
+			becomeNobody(t, child, open)
+			first, second := askTwice(t, child, func() {
+				wantUnchanged(t, before, contents(t, dir))
+				give(nobody, files...)
+			})
+			wantNotDamaged(t, first, "permission denied", giveToUser, strings.Trim(pattern, "*"))
+			if second != "opened" {
+				t.Errorf("after the files were given to Caddy's user: %s", second)
+			}
 		})
 	}
 }

@@ -1,6 +1,8 @@
 package badger
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -27,7 +29,7 @@ func readManifest(path string, names fileNames) (tables manifestTables, err erro
 		return nil, err
 	}
 	defer file.Close()
-	// Badger takes a read error for the end.
+	// Badger takes an error of the first read for other content.
 	if _, err := os.ReadFile(file.Name()); err != nil {
 		return nil, err
 	}
@@ -38,6 +40,9 @@ func readManifest(path string, names fileNames) (tables manifestTables, err erro
 		}
 	}()
 	manifest, _, err := badgerdb.ReplayManifestFile(file, opts.ExternalMagicVersion, opts)
+	if _, unread := errors.AsType[*fs.PathError](err); unread {
+		return nil, err
+	}
 	if err != nil {
 		return nil, damagef("%s can't be read: %w", badgerdb.ManifestFilename, err)
 	}
@@ -55,17 +60,20 @@ type nameless struct {
 	newest uint64 // the highest version in them
 }
 
-// namelessTables examines the tables that Badger would delete. One that can't
-// be read was being written when the process ended.
-func namelessTables(path string, names fileNames, named manifestTables) (found nameless) {
+// namelessTables examines the tables that Badger would delete. One that is not
+// whole was being written when the process ended.
+func namelessTables(path string, names fileNames, named manifestTables) (found nameless, err error) {
 	for id := range names.tables {
 		if _, ok := named[id]; ok {
 			continue
 		}
 		found.count++
-		if index, err := readIndex(filepath.Join(path, tableName(id))); err == nil {
+		switch index, err := readIndex(filepath.Join(path, tableName(id))); {
+		case err == nil:
 			found.newest = max(found.newest, index.maxVersion)
+		case !errors.Is(err, errDamaged):
+			return found, err
 		}
 	}
-	return found
+	return found, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -159,10 +160,10 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	if err != nil {
 		return err
 	}
-	if err := prepare(s.path, found); err != nil {
+	if err := rehearse(s.path); err != nil {
 		return err
 	}
-	if err := rehearse(s.path); err != nil {
+	if err := prepare(s.path, found); err != nil {
 		return err
 	}
 	logger := new(logger)
@@ -183,8 +184,8 @@ func (s *database) open(ctx context.Context, sync bool) error {
 		err = writeState(s.path, storeState{stateOpen, s.version})
 	}
 	if err != nil {
-		s.pulse.end()
-		return errors.Join(err, db.Close())
+		s.abandon()
+		return err
 	}
 	logger.opened.Store(true)
 	s.allowDiscarding()
@@ -195,8 +196,14 @@ func (s *database) open(ctx context.Context, sync bool) error {
 // Badger's own versions every lookup waits until all commits before it are on
 // the disk.
 func openManaged(opts badgerdb.Options) (db *badgerdb.DB, err error) {
+	// Badger reads logs through mapped files. A page that can't be read is a fault.
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
-		if p := recover(); p != nil { // seen with damaged tables
+		p := recover()
+		switch fault, ok := p.(interface{ Addr() uintptr }); {
+		case ok:
+			err = fmt.Errorf("reading a mapped file: the page at %#x: %w", fault.Addr(), diskCodes[0])
+		case p != nil: // seen with damaged tables
 			err = fmt.Errorf("opening it panicked: %v", p)
 		}
 	}()

@@ -2,6 +2,7 @@ package badger
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -40,6 +41,28 @@ func prepare(path string, found findings) error {
 			return err
 		}
 	}
+	return makeDiscardFile(filepath.Join(path, discardFile))
+}
+
+// makeDiscardFile makes the file in which Badger would count what is useless in its
+// value log. Badger ends the process if it can't make it.
+func makeDiscardFile(name string) error {
+	if exists(name) {
+		return nil
+	}
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = file.Truncate(discardSize)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return err
+	}
+	closeFile, err := openMapped(name)
+	if err != nil {
+		return err
+	}
+	closeFile()
 	return nil
 }
 
@@ -96,9 +119,13 @@ func rehearse(path string) (err error) {
 		return err
 	}
 	files := names.all(path)
+	beside := []string{pulseFile}
 	if runtime.GOOS != "windows" { // there it is the lock itself, and missing
-		if lock := filepath.Join(path, lockFile); exists(lock) {
-			files = append(files, lock)
+		beside = append(beside, lockFile)
+	}
+	for _, name := range beside {
+		if name = filepath.Join(path, name); exists(name) {
+			files = append(files, name)
 		}
 	}
 	for _, name := range files {

@@ -1,0 +1,138 @@
+package badger
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+// Opening a whole store with a fault, and again without it, in the same process.
+
+func init() { children["open twice"] = openTwice }
+
+// endOfAnswer ends each of a child's answers.
+const endOfAnswer = 0
+
+// openTwice opens a store, waits until it is told to go on, opens the store again and
+// looks for all its events.
+func openTwice(dir string) {
+	next := bufio.NewReader(os.Stdin)
+	for range 2 {
+		answer := "opened"
+		if err := openAndLook(dir); err != nil {
+			answer = err.Error()
+		}
+		fmt.Printf("%s%c", answer, endOfAnswer)
+		_, _ = next.ReadString('\n')
+	}
+}
+
+func openAndLook(dir string) error {
+	on := true
+	s, err := (&Module{Path: dir, Sync: &on, MinFreeSpace: lowestMinFreeSpace}).Open(ctx)
+	if err != nil {
+		return err
+	}
+	ids, err := os.ReadFile(dir + ".ids")
+	if err != nil {
+		return err
+	}
+	for ; len(ids) > 0; ids = ids[16:] {
+		if _, found, err := s.Lookup(ctx, store.Identity(ids[:16])); err != nil || !found {
+			return fmt.Errorf("looking up an event: found %t, %v", found, err)
+		}
+	}
+	return s.Close()
+}
+
+// askTwice returns the two answers of an "open twice" child; heal ends the fault in between.
+func askTwice(t *testing.T, child *exec.Cmd, heal func()) (first, second string) {
+	t.Helper()
+	stderr := new(strings.Builder)
+	child.Stderr = stderr
+	in, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	limit := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() })
+	defer limit.Stop()
+	answers := bufio.NewReader(out)
+	first, err = answers.ReadString(endOfAnswer)
+	heal()
+	if err == nil {
+		fmt.Fprintln(in)
+		second, err = answers.ReadString(endOfAnswer)
+	}
+	in.Close()
+	if err := errors.Join(child.Wait(), err); err != nil {
+		t.Errorf("opening ended the process: %v\n%.2000s", err, stderr)
+	}
+	return strings.TrimSuffix(first, "\x00"), strings.TrimSuffix(second, "\x00")
+}
+
+// wantNotDamaged checks that an error says what failed, and does not advise to give up
+// the store's content.
+func wantNotDamaged(t *testing.T, answer string, wants ...string) {
+	t.Helper()
+	caddytest.WantError(t, errors.New(answer), wants...)
+	for _, wrong := range []string{"damaged", "move it away", "another process", "panicked"} {
+		if strings.Contains(answer, wrong) {
+			t.Errorf("got %s", answer)
+		}
+	}
+}
+
+// wholeStore has every kind of file, as a kill leaves them, and its events.
+type wholeStore struct {
+	dir string
+	ids []store.Identity
+}
+
+func crashedStore(t *testing.T) (whole wholeStore) {
+	t.Helper()
+	live := t.TempDir()
+	for range 2 {
+		s := testStore(t, live, true)
+		whole.ids = append(whole.ids, fillStore(t, s, 200, time.Time{})...)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := testStore(t, live, true)
+	whole.ids = append(whole.ids, fillStore(t, s, 100, time.Time{})...)
+	whole.dir = t.TempDir()
+	if err := os.CopyFS(whole.dir, os.DirFS(live)); err != nil {
+		t.Fatal(err)
+	}
+	return whole
+}
+
+// copy copies the store, and writes its events beside it for a child.
+func (w wholeStore) copy(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.CopyFS(dir, os.DirFS(w.dir)); err != nil {
+		t.Fatal(err)
+	}
+	var ids []byte
+	for _, id := range w.ids {
+		ids = append(ids, id[:]...)
+	}
+	if err := os.WriteFile(dir+".ids", ids, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
