@@ -1,6 +1,7 @@
 package instantapi
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -124,6 +125,31 @@ func TestNoFileIsLong(t *testing.T) {
 		}
 		if lines := strings.Count(string(content), "\n"); lines > most {
 			t.Errorf("%s has %d lines, want %d at most", file, lines, most)
+		}
+	}
+}
+
+// A test that nobody can follow proves little.
+func TestNoTestFunctionIsLong(t *testing.T) {
+	const most = 80
+	for _, file := range sourceFiles(t) {
+		if !strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		files := token.NewFileSet()
+		parsed, err := parser.ParseFile(files, file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range parsed.Decls {
+			function, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			lines := files.Position(function.End()).Line - files.Position(function.Pos()).Line + 1
+			if lines > most {
+				t.Errorf("%s: %s has %d lines, want %d at most", file, function.Name.Name, lines, most)
+			}
 		}
 	}
 }

@@ -174,37 +174,23 @@ func TestNextUpstreamGetsASmallBody(t *testing.T) {
 // A connection that the backend closes just when it is used again is no reason for
 // a 502.
 func TestStaleConnectionIsNoFailure(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	var bodies sync.Map // body → how often
-	go func() {
-		for {
-			conn, err := l.Accept()
+	addr := caddytest.Serve(t, func(conn net.Conn) {
+		in := bufio.NewReader(conn)
+		for n := range 2 {
+			r, err := http.ReadRequest(in)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				in := bufio.NewReader(conn)
-				for n := range 2 {
-					r, err := http.ReadRequest(in)
-					if err != nil {
-						return
-					}
-					body, err := io.ReadAll(r.Body)
-					if err != nil || n == 1 {
-						return // as if it had not seen the second one
-					}
-					bodies.Store(string(body), true)
-					io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				}
-			}()
+			body, err := io.ReadAll(r.Body)
+			if err != nil || n == 1 {
+				return // as if it had not seen the second one
+			}
+			bodies.Store(string(body), true)
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-	}()
-	s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\nreverse_proxy "+l.Addr().String())
+	})
+	s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\nreverse_proxy "+addr)
 	for i := range 10 {
 		event := eventOf(fmt.Sprint(i), 100_000)
 		s.Post(t, "/", event).Want(t, http.StatusOK, "ok")
@@ -218,25 +204,10 @@ func TestStaleConnectionIsNoFailure(t *testing.T) {
 // second one, whose body has begun to arrive, to go elsewhere.
 func goAwayBackend(t *testing.T, bodies chan<- []byte) (addr string) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go serveUntilGoAway(conn, bodies)
-		}
-	}()
-	return l.Addr().String()
+	return caddytest.Serve(t, func(conn net.Conn) { serveUntilGoAway(conn, bodies) })
 }
 
 func serveUntilGoAway(conn net.Conn, bodies chan<- []byte) {
-	defer conn.Close()
 	if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
 		return
 	}
@@ -285,38 +256,24 @@ func TestGoAwayIsNoFailure(t *testing.T) {
 // A handler that gives the backend another body is not overruled by GetBody.
 func TestReplacedBodyIsNotOverruled(t *testing.T) {
 	var conns atomic.Int32
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	bodies := make(chan string, 10)
-	go func() {
-		for {
-			conn, err := l.Accept()
+	addr := caddytest.Serve(t, func(conn net.Conn) {
+		conns.Add(1)
+		in := bufio.NewReader(conn)
+		for n := 0; ; n++ {
+			r, err := http.ReadRequest(in)
+			if err != nil || n == 1 {
+				return
+			}
+			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				return
 			}
-			conns.Add(1)
-			go func() {
-				defer conn.Close()
-				in := bufio.NewReader(conn)
-				for n := 0; ; n++ {
-					r, err := http.ReadRequest(in)
-					if err != nil || n == 1 {
-						return
-					}
-					body, err := io.ReadAll(r.Body)
-					if err != nil {
-						return
-					}
-					bodies <- string(body)
-					io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				}
-			}()
+			bodies <- string(body)
+			io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		}
-	}()
-	s := caddytest.Run(t, "route {\ninstantapi_verify "+caddytest.Secret+"\nrequest_body {\nset other\n}\nreverse_proxy "+l.Addr().String()+"\n}")
+	})
+	s := caddytest.Run(t, "route {\ninstantapi_verify "+caddytest.Secret+"\nrequest_body {\nset other\n}\nreverse_proxy "+addr+"\n}")
 	for i := range 4 {
 		got := s.Post(t, "/", eventOf(fmt.Sprint(i), 1000))
 		if got.Status != http.StatusOK && got.Status != http.StatusBadGateway {

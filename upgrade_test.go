@@ -50,32 +50,18 @@ func TestUpgradeDoesNotGoThrough(t *testing.T) {
 // switchingBackend answers each request with 101 and these lines, and counts what
 // arrives after that.
 type switchingBackend struct {
-	net.Listener
+	addr                string
 	requests, tunnelled atomic.Int32
 }
 
 func newSwitchingBackend(t *testing.T, lines string) *switchingBackend {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	b := &switchingBackend{Listener: l}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go b.serve(conn, lines)
-		}
-	}()
+	b := new(switchingBackend)
+	b.addr = caddytest.Serve(t, func(conn net.Conn) { b.serve(conn, lines) })
 	return b
 }
 
 func (b *switchingBackend) serve(conn net.Conn, lines string) {
-	defer conn.Close()
 	in := bufio.NewReader(conn)
 	r, err := http.ReadRequest(in)
 	if err != nil {
@@ -100,7 +86,7 @@ func TestSwitchingProtocolsIsNoDelivery(t *testing.T) {
 		for _, asked := range []string{"", "Connection: Upgrade\r\nUpgrade: websocket\r\n"} {
 			t.Run(lines+" to "+asked, func(t *testing.T) {
 				b := newSwitchingBackend(t, lines)
-				s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\nreverse_proxy "+b.Addr().String())
+				s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\nreverse_proxy "+b.addr)
 				event := caddytest.Event("1")
 				for range 2 {
 					request := rawPost(signatureLine(event)+asked, event)
@@ -126,7 +112,7 @@ func TestSwitchingProtocolsIsNoDeliveryOverHTTP2(t *testing.T) {
 		cert, key, roots := caddytest.Certificate(t)
 		s := caddytest.New(t)
 		if err := s.Load(s.Global() + fmt.Sprintf("https://%s {\ntls %s %s\ninstantapi_verify %s\nreverse_proxy %s\n}",
-			s.Addr, caddytest.Quote(cert), caddytest.Quote(key), caddytest.Secret, b.Addr())); err != nil {
+			s.Addr, caddytest.Quote(cert), caddytest.Quote(key), caddytest.Secret, b.addr)); err != nil {
 			t.Fatal(err)
 		}
 		transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true}

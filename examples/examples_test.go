@@ -5,7 +5,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
@@ -149,24 +148,5 @@ func testFirstTakes(t *testing.T, config string) {
 
 // dyingUpstream takes some of a request's body and hangs up.
 func dyingUpstream(t *testing.T) (address string) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var ended sync.WaitGroup
-	ended.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = io.CopyN(io.Discard, conn, 64<<10)
-			_ = conn.Close()
-		}
-	})
-	t.Cleanup(func() {
-		_ = listener.Close()
-		ended.Wait()
-	})
-	return listener.Addr().String()
+	return caddytest.Serve(t, func(conn net.Conn) { _, _ = io.CopyN(io.Discard, conn, 64<<10) })
 }

@@ -2,6 +2,7 @@ package caddytest
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -84,4 +85,28 @@ func (b *Backend) WantBodies(t testing.TB, want ...string) {
 	if !slices.Equal(got, want) {
 		t.Errorf("backend got %d events %.200q, want %d: %.200q", len(got), got, len(want), want)
 	}
+}
+
+// Serve listens until the test ends, and lets serve answer each connection, which
+// is closed when serve returns: for a server that speaks HTTP as no library does.
+func Serve(t testing.TB, serve func(net.Conn)) (addr string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
+	return listener.Addr().String()
 }

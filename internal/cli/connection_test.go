@@ -66,30 +66,14 @@ func postLarge(t *testing.T, client *http.Client, url string) (status int, answe
 // closes the connection with most of the body unread, which resets it.
 func hangUp(t *testing.T, answer string, config *tls.Config) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			raw, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer raw.Close()
-				conn := raw
-				if config != nil {
-					conn = tls.Server(raw, config)
-				}
-				if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
-					io.WriteString(conn, answer)
-				}
-			}()
+	return caddytest.Serve(t, func(conn net.Conn) {
+		if config != nil {
+			conn = tls.Server(conn, config)
 		}
-	}()
-	return listener.Addr().String()
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			io.WriteString(conn, answer)
+		}
+	})
 }
 
 func TestAServerThatHangsUpWithoutAnAnswerIsReported(t *testing.T) {

@@ -77,34 +77,20 @@ func TestSandboxRetries(t *testing.T) {
 // TestSandboxPrintsNothingThatATerminalObeys has to do with a webhook_url and with
 // a server that want to write on the screen.
 func TestSandboxPrintsNothingThatATerminalObeys(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
 	endless := []byte("X-Long: " + strings.Repeat("x", 1000) + "\r\n")
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				r, err := http.ReadRequest(bufio.NewReader(conn))
-				if err != nil {
-					return
-				}
-				io.WriteString(conn, "HTTP/1.1 500 \x1b[31mRED\a\r\n")
-				for r.URL.Path == "/endless" && err == nil {
-					_, err = conn.Write(endless)
-				}
-				io.WriteString(conn, "Content-Length: 2\r\n\r\nok")
-			}()
+	addr := caddytest.Serve(t, func(conn net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
 		}
-	}()
+		io.WriteString(conn, "HTTP/1.1 500 \x1b[31mRED\a\r\n")
+		for r.URL.Path == "/endless" && err == nil {
+			_, err = conn.Write(endless)
+		}
+		io.WriteString(conn, "Content-Length: 2\r\n\r\nok")
+	})
 	s := startSandbox(t, "--attempts", "1")
-	target := "http://" + listener.Addr().String()
+	target := "http://" + addr
 	s.submit(target)
 	s.submit(target + "/endless")
 	s.submit(target + "/" + strings.Repeat("long", 10000))

@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
@@ -46,6 +48,23 @@ func childCommand(role, dir string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childRole+"="+role, childDir+"="+dir)
 	return cmd
+}
+
+// wantFromChild lets a child of this role do its work, and checks that it ends by
+// itself and prints just this text.
+func wantFromChild(t *testing.T, role, dir, want string) {
+	t.Helper()
+	child := childCommand(role, dir)
+	output, errput := new(bytes.Buffer), new(bytes.Buffer)
+	child.Stdout, child.Stderr = output, errput
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(3*time.Minute, func() { _ = child.Process.Kill() })
+	defer kill.Stop()
+	if err := child.Wait(); err != nil || output.String() != want {
+		t.Errorf("child ended with %v and wrote %.500s\n%.2000s", err, output, errput)
+	}
 }
 
 // wantRefused checks that a directory is not opened, and left as it is. Some

@@ -1,11 +1,9 @@
 package badger
 
 import (
-	"bytes"
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -88,15 +86,5 @@ func recordWithoutDescriptors(dir string) {
 // A process that can open no more files does not end, and records again as soon as
 // it can.
 func TestRunningOutOfFilesDoesNotEndTheProcess(t *testing.T) {
-	cmd := childCommand("exhaust", t.TempDir())
-	output, errput := new(bytes.Buffer), new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = output, errput
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
-	defer kill.Stop()
-	if err := cmd.Wait(); err != nil || output.String() != "refused at last: <nil>, closed: <nil>" {
-		t.Errorf("child ended with %v and wrote %.500s\n%.2000s", err, output, errput)
-	}
+	wantFromChild(t, "exhaust", t.TempDir(), "refused at last: <nil>, closed: <nil>")
 }

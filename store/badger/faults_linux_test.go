@@ -1,7 +1,6 @@
 package badger
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -48,17 +47,7 @@ func fillUntilRefused(dir string) {
 // write to a mapped file without room is.
 func TestFillingTheDiskDoesNotEndTheProcess(t *testing.T) {
 	disk := caddytest.Mount(t, "-t", "tmpfs", "-o", "size=64m", "tmpfs")
-	cmd := childCommand("fill", filepath.Join(disk, "store"))
-	output, errput := new(bytes.Buffer), new(bytes.Buffer)
-	cmd.Stdout, cmd.Stderr = output, errput
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	kill := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
-	defer kill.Stop()
-	if err := cmd.Wait(); err != nil || output.String() != "full <nil>" {
-		t.Errorf("child ended with %v and wrote %.500s\n%.2000s", err, output, errput)
-	}
+	wantFromChild(t, "fill", filepath.Join(disk, "store"), "full <nil>")
 }
 
 func TestReadOnlyFileSystemIsRefused(t *testing.T) {
