@@ -7,27 +7,6 @@ import (
 	"testing"
 )
 
-func ExampleVerifier() {
-	body := []byte(`{"event_type":"task.completed","task_id":"1"}`)
-	header := []string{Sign("the new secret", body)} // as it comes with the request
-
-	verifier, err := NewVerifier("the old secret", "the new secret")
-	if err != nil {
-		panic(err)
-	}
-	signature, err := Parse(header)
-	if err != nil {
-		panic(err)
-	}
-	secret, err := verifier.Verify(body, signature)
-	fmt.Println(secret, err)
-	_, err = verifier.Verify([]byte(`{"event_type":"task.completed","task_id":"2"}`), signature)
-	fmt.Println(err)
-	// Output:
-	// 1 <nil>
-	// signature matches no secret
-}
-
 func TestParse(t *testing.T) {
 	good := strings.Repeat("0123456789abcdef", 4)
 	tests := []struct {
