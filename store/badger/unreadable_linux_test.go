@@ -26,7 +26,7 @@ type unreadable struct {
 }
 
 const (
-	seeDisk      = "see what the system's log says of this disk"
+	seeDisk      = "see what the system's log says about this disk"
 	moreMemory   = "make memory available"
 	moreFiles    = "raise the number of files that Caddy may have open"
 	mountWriting = "mount its file system for writing"
