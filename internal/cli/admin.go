@@ -46,9 +46,9 @@ func adminCommand(cmd *cobra.Command, run func(admin adminClient, out io.Writer)
 	return cmd
 }
 
-// request sends a question, if it is not nil, to the admin API and decodes the
-// answer. It also returns the answer's bytes, for --json: a newer Caddy may say
-// more than this command knows.
+// request sends a request to the admin API, with question as its body unless
+// that is nil, and decodes the answer. It also returns the answer's bytes, for
+// --json: a newer Caddy may say more than this command knows.
 func (c adminClient) request(method, uri string, question, answer any) (raw []byte, err error) {
 	var body io.Reader
 	if question != nil {
@@ -68,7 +68,7 @@ func (c adminClient) request(method, uri string, question, answer any) (raw []by
 		return nil, fmt.Errorf("reading the answer of %s: %w", c.address, err)
 	}
 	if err := json.Unmarshal(raw, answer); err != nil {
-		return nil, fmt.Errorf("%s answered with something else than the admin API of instantapi_verify: %w", c.address, err)
+		return nil, fmt.Errorf("%s does not answer like the admin API of instantapi_verify: %w", c.address, err)
 	}
 	return raw, nil
 }
@@ -88,7 +88,7 @@ func plainError(err error) error {
 		return errors.New(said.Error)
 	}
 	if status == fmt.Sprint(http.StatusNotFound) {
-		return fmt.Errorf("%w: is instantapi_verify in the Caddy that runs, and in this version?", err)
+		return fmt.Errorf("%w: does the running Caddy have this version of instantapi_verify?", err)
 	}
 	return err
 }

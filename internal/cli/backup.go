@@ -26,14 +26,14 @@ func newBackupCommand() *cobra.Command {
 		Short:   "Copies the store of delivered events while it is in use",
 		Long: `Copies the store of delivered events to a directory that is new or empty, while
 the guard goes on working. The copy is a store of its own: put it in the place of
-the store, or name it as the store's path. Do not copy the files of a store in use
+the store, or give it as the store's path. Do not copy the files of a store in use
 by other means, because such a copy may be incomplete.
 
 The running Caddy writes the copy, so the directory is on its machine, and its user
 must be allowed to write there.
 ` + adminHelp + `
 
-Exit status: 0 the copy was written, 1 an error.`,
+Exit status: 0 if the copy is written, 1 for an error.`,
 		Args: oneDirectory,
 	}
 	return adminCommand(cmd, func(admin adminClient, out io.Writer) (int, error) {

@@ -55,9 +55,9 @@ func TestBackupSaysWhatWentWrong(t *testing.T) {
 		want   string
 	}{
 		{"refused", http.StatusConflict, `{"error":"/copies is not empty"}`, "Error: /copies is not empty\n"},
-		{"another version", http.StatusNotFound, "404 page not found\n", "is instantapi_verify in the Caddy that runs, and in this version?"},
+		{"another version", http.StatusNotFound, "404 page not found\n", "does the running Caddy have this version of instantapi_verify?"},
 		{"no reason", http.StatusInternalServerError, "oops", "HTTP 500: oops"},
-		{"something else", http.StatusOK, "<html>", "answered with something else"},
+		{"something else", http.StatusOK, "<html>", "does not answer like the admin API"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			address, _ := stubAdmin(t, test.status, test.answer)

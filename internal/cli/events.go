@@ -53,8 +53,8 @@ type eventsReport struct {
 
 const whichHelp = `
 Name the event by the URL that it was sent to (--url, or --scope if the handler has
-one) and by its task (--task-id). Without --event-type, both task.completed and
-task.failed are meant. If dedupe_by names other fields, give them with --field:
+one) and by its task (--task-id). Without --event-type, the command asks about both
+task.completed and task.failed. If dedupe_by names other fields, give them with --field:
 name=text, or name:=JSON for a value that is not a string. Or give --identity, the
 header Idempotency-Key that the backend got.`
 

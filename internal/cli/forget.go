@@ -20,7 +20,8 @@ func newForgetCommand() *cobra.Command {
 for example from InstantAPI's dashboard.
 ` + whichHelp + "\n" + adminHelp + `
 
-Exit status: 0 forgotten, 4 not known, 5 being delivered, 1 an error.`,
+Exit status: 0 if the event is forgotten, 4 if it is not known, 5 if it is being
+delivered, 1 for an error.`,
 		Args: cobra.NoArgs,
 	}
 	addWhichFlags(cmd)

@@ -15,7 +15,8 @@ func newLookupCommand() *cobra.Command {
 		Short: "Shows what happened to an event",
 		Long: "Shows whether an event was delivered, is being delivered, or is not known.\n" + whichHelp + "\n" + adminHelp + `
 
-Exit status: 0 delivered, 4 not known, 5 being delivered, 1 an error.`,
+Exit status: 0 if the event was delivered, 4 if it is not known, 5 if it is being
+delivered, 1 for an error.`,
 		Args: cobra.NoArgs,
 	}
 	addWhichFlags(cmd)

@@ -64,7 +64,7 @@ unchanged. With --count, the command sends many events, each with a task_id of i
 own, and prints a summary.
 
 What is printed for an answer:
-  forwarded   2xx: the backend has accepted the event
+  forwarded   2xx: the backend accepted the event
   duplicate   2xx: the event was delivered before, so the backend was not called
   refused     any other answer; Caddy's log has the reason
   no answer   nobody answered, or not within --timeout
@@ -72,8 +72,8 @@ What is printed for an answer:
 With --json, the command prints a JSON object on a line of its own for each answer
 or, with --count, for the summary.
 
-For a site with a certificate of Caddy's internal CA, as https://localhost has one,
-give --cacert or --insecure.
+For a site whose certificate comes from Caddy's internal CA, such as
+https://localhost, give --cacert or --insecure.
 
 Exit status:
   0   all answers were as expected: 2xx or, with --forge, 401
@@ -96,7 +96,7 @@ Exit status:
 	flags.StringVar(&s.url, "url", "http://localhost:8080/webhooks/instantapi", "the endpoint's `URL`")
 	flags.StringVar(&s.header, "signature-header", signature.DefaultHeader, "the `name` of the header with the signature, as in the guard's signature_header")
 	flags.StringVar(&s.file, "file", "", "the `path` of a file with the event to send, or - for standard input")
-	flags.StringVar(&s.eventType, "event-type", "task.completed", "the event's `type`; the other one that is known is task.failed")
+	flags.StringVar(&s.eventType, "event-type", "task.completed", "the event's `type`; the other known one is task.failed")
 	flags.StringVar(&s.taskID, "task-id", "", "the event's task_id, any `text` (default a new one)")
 	flags.IntVar(&s.repeat, "repeat", 0, "send each event `n` more times")
 	flags.BoolVar(&s.forge, "forge", false, "sign with a random secret, to see a forgery refused")
@@ -237,7 +237,7 @@ func (s *sendCommand) verdict(t *tally) (int, error) {
 	case unexpected > 0 && s.forge:
 		return exitRefused, fmt.Errorf("%d of %d forged events were not answered with 401: is this the URL of a guarded endpoint?", unexpected, t.requests())
 	case unexpected > 0:
-		return exitRefused, fmt.Errorf("%d of %d requests were refused; the log of that Caddy says why", unexpected, t.requests())
+		return exitRefused, fmt.Errorf("%d of %d requests were refused; Caddy's log says why", unexpected, t.requests())
 	case noAnswer > 0:
 		return exitNoAnswer, fmt.Errorf("%d of %d requests got no answer: is Caddy running, and is --url right?", noAnswer, t.requests())
 	default:

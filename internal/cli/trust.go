@@ -29,7 +29,7 @@ type trustFlags struct {
 
 func (f *trustFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.file, "cacert", "",
-		"trust the CA certificates in this PEM `file`, not the system's; Caddy's internal CA has its own in "+internalCA())
+		"trust the CA certificates in this PEM `file` instead of the system's; that of Caddy's internal CA is "+internalCA())
 	cmd.Flags().BoolVarP(&f.insecure, insecureFlag, "k", false, "trust any certificate")
 	cmd.MarkFlagsMutuallyExclusive("cacert", insecureFlag)
 }

@@ -20,19 +20,19 @@ func newVerifyCommand() *cobra.Command {
 		Use:   "verify --signature <hex> (--secret <secret> | --secret-env <name>)... [--file <path>]",
 		Short: "Checks the signature of a body, and explains why it is wrong",
 		Long: `Checks a signature as the guard does. If it is wrong, the command looks for the
-reason: it tries what often happens to a body on its way and to a secret, and says
-with which of these the signature would be right, and what to do about it.
+reason: it tries changes that bodies and secrets often suffer, and says with which
+of them the signature would be right, and what to do about it.
 
   text        a newline lost or added, CR LF for LF, a byte order mark, UTF-16,
               UTF-8 read or written as Latin-1, lost characters, decomposed accents
-  JSON        written anew by JavaScript, Python, Go, Rails, Gson, PHP, .NET or a
+  JSON        rewritten by JavaScript, Python, Go, Rails, Gson, PHP, .NET or a
               database: its white space, escapes, numbers and order of keys
   packing     gzip, zlib, deflate, base64, hex, JSON in a JSON string, a form
   secret      white space or quotes around it, base64 or hex that one side decodes,
               whsec_ in front, not set at all
   signature   base64 for hex, a plain SHA-256 for an HMAC
 
-Two of these together are found for bodies of up to 32 KiB. The command never
+The command finds two of these in combination for bodies of up to 32 KiB. It never
 prints the right signature; "caddy instantapi sign" does.
 
 Exit status: 0 if the signature is right for any of the secrets, ` + fmt.Sprint(exitInvalid) + ` if it is not,

@@ -37,9 +37,9 @@ func TestLostCharactersAreFound(t *testing.T) {
 		{name: "not UTF-8", signed: "{\"text\":\"Zo\uFFFD\"}", body: "{\"text\":\"Zo\xeb\"}", want: []string{"with U+FFFD for each byte that is not UTF-8, made", "lost those bytes"}},
 
 		// What was lost on the way can't be found, but seen.
-		{name: "lost on the way, U+FFFD", signed: good, body: "{\"text\":\"Zo\uFFFD\"}", want: []string{"wrong secret, or the bytes were changed", "replacement characters (U+FFFD)", "Read the body as bytes"}},
+		{name: "lost on the way, U+FFFD", signed: good, body: "{\"text\":\"Zo\uFFFD\"}", want: []string{"secret is wrong, or the bytes were changed", "replacement characters (U+FFFD)", "Read the body as bytes"}},
 		{name: "lost on the way, U+FFFD escaped", signed: good, body: `{"text":"Zo\ufffd"}`, want: []string{"replacement characters (U+FFFD)"}},
-		{name: "lost on the way, ?", signed: `{"text":"naïve"}`, body: `{"text":"na?ve"}`, want: []string{"question marks where none belongs", "Read the body as bytes"}},
-		{name: "lost on the way, ????", signed: `{"text":"😀"}`, body: `{"text":"????"}`, want: []string{"question marks where none belongs"}},
+		{name: "lost on the way, ?", signed: `{"text":"naïve"}`, body: `{"text":"na?ve"}`, want: []string{"question marks where none belong", "Read the body as bytes"}},
+		{name: "lost on the way, ????", signed: `{"text":"😀"}`, body: `{"text":"????"}`, want: []string{"question marks where none belong"}},
 	})
 }

@@ -1,6 +1,6 @@
-// Package diagnosis checks a signature and explains a wrong one: it tries changes
-// that bodies often suffer on their way, and secrets when they are copied, and says
-// with which of them the signature would be right.
+// Package diagnosis checks a signature and explains a wrong one: it tries
+// changes that bodies often suffer on their way and secrets when they are
+// copied, and says with which of them the signature would be right.
 package diagnosis
 
 import (
@@ -42,9 +42,9 @@ func Of(body []byte, header string, secrets []Secret) Verdict {
 		return Verdict{false, text}
 	}
 	if by, ok := signedBy(body, *sig, secrets); ok {
-		return Verdict{false, fmt.Sprintf("%s\nApart from that it is right, made with %s for these bytes.", text, by)}
+		return Verdict{false, fmt.Sprintf("%s\nApart from that it is right: it was made with %s for these bytes.", text, by)}
 	}
-	return Verdict{false, text + "\nNor would it be right without that. " + explain(body, *sig, secrets)}
+	return Verdict{false, text + "\nEven without that it would be wrong. " + explain(body, *sig, secrets)}
 }
 
 // signedBy checks a signature with the guard's own rule.
@@ -80,11 +80,11 @@ func explain(body []byte, sig signature.Signature, secrets []Secret) string {
 	if text, ok := byAnotherRule(body, sig, secrets); ok {
 		return text
 	}
-	lines := []string{"It is the wrong secret, or the bytes were changed, and in none of the usual ways."}
+	lines := []string{"The secret is wrong, or the bytes were changed in an unusual way."}
 	return strings.Join(append(lines, hints(body)...), "\n")
 }
 
-// text says in three lines what is found, why it is so, and what to do.
+// text says in three lines what was found, why it happened, and what to do.
 func (f finding) text() string {
 	subject := "these bytes"
 	if len(f.names) > 0 {

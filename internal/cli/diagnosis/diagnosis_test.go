@@ -127,7 +127,7 @@ func TestTheSearchIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			started := time.Now()
 			got := Of([]byte(body), signature.Sign("another", []byte("something")), []Secret{{"the secret", testSecret}})
-			if got.Valid || !strings.Contains(got.Text, "wrong secret, or the bytes were changed") {
+			if got.Valid || !strings.Contains(got.Text, "secret is wrong, or the bytes were changed") {
 				t.Errorf("got %s", got.Text)
 			}
 			took := time.Since(started)

@@ -34,7 +34,7 @@ var meanings = []struct {
 	read  func(bare string) *signature.Signature
 }{
 	{"there are spaces, newlines or quotes around it", parse},
-	{"this is a whole header line, give its value only", func(s string) *signature.Signature {
+	{"this is a whole header line; give only its value", func(s string) *signature.Signature {
 		_, value, _ := strings.Cut(s, ":")
 		return parse(strings.TrimSpace(value))
 	}},
@@ -48,28 +48,28 @@ var meanings = []struct {
 	{"there are dashes, colons or spaces between the digits, as .NET's BitConverter writes them", func(s string) *signature.Signature {
 		return parse(strings.NewReplacer("-", "", ":", "", " ", "").Replace(s))
 	}},
-	{"it is in base64, write it in hex", fromBase64},
-	{"it is in base64 with percent signs, write it in hex", func(s string) *signature.Signature {
+	{"it is in base64; write it in hex", fromBase64},
+	{"it is in base64 with percent signs; write it in hex", func(s string) *signature.Signature {
 		text, err := url.PathUnescape(s)
 		if err != nil {
 			return nil
 		}
 		return fromBase64(text)
 	}},
-	{"it is in base64 behind something else, write it in hex and alone", func(s string) *signature.Signature {
+	{"it is in base64 behind something else; write only the digest, in hex", func(s string) *signature.Signature {
 		return fromBase64(s[strings.IndexAny(s, ",=: ")+1:])
 	}},
-	{"it is the base64 of the hex digits, write the digits", func(s string) *signature.Signature {
+	{"it is the base64 of the hex digits; write the digits", func(s string) *signature.Signature {
 		return parse(string(decodedBase64(s)))
 	}},
-	{"it is the hex of the hex digits, write the digits", func(s string) *signature.Signature {
+	{"it is the hex of the hex digits; write the digits", func(s string) *signature.Signature {
 		digits, err := hex.DecodeString(s)
 		if err != nil {
 			return nil
 		}
 		return parse(string(digits))
 	}},
-	{"it contains more than the digits, give one signature and nothing else", func(s string) *signature.Signature {
+	{"it contains more than the digits; give one signature and nothing else", func(s string) *signature.Signature {
 		return parse(strings.TrimSpace(loneDigits.FindString(s)))
 	}},
 }

@@ -3,7 +3,7 @@ package diagnosis
 import "testing"
 
 func TestUnexplainedSignatures(t *testing.T) {
-	const nothing = "wrong secret, or the bytes were changed"
+	const nothing = "secret is wrong, or the bytes were changed"
 	runAll(t, []diagnosisTest{
 		{name: "another secret", with: "another", want: []string{nothing}},
 		{name: "another body", body: `{"task_id":"2"}`, want: []string{nothing}},

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	beforeParsing = "Something has parsed the JSON and written it anew. Verify the bytes as they arrived, before anything parses them."
+	beforeParsing = "Something has parsed and rewritten the JSON. Verify the bytes as they arrived, before anything parses them."
 )
 
 // writer says how a library writes JSON.
@@ -107,7 +107,7 @@ const (
 	whoseSpaces = "Python's json.dumps puts a space behind each comma and colon."
 	needless    = `Something has escaped characters that need no escape: Rails, Gson, Go and .NET do that with &, < and > (\u0026), Python and PHP with é (\u00e9), PHP with / (\/).`
 	addedSpace  = "White space between the parts of the JSON was added after it was signed."
-	lostSpace   = "White space between the parts of the JSON was taken out after it was signed."
+	lostSpace   = "White space between the parts of the JSON was removed after it was signed."
 	otherOrder  = "The keys were in another order when the JSON was signed."
 )
 

@@ -22,7 +22,7 @@ const (
 func TestJSONWrittenAnewIsFound(t *testing.T) {
 	indentedBy4 := strings.ReplaceAll(indentedBy2, "  ", "    ")
 	runAll(t, []diagnosisTest{
-		{name: "Python", body: python, signed: pythonUTF8, want: []string{"the same JSON without needless escapes, made", "Something has parsed the JSON"}},
+		{name: "Python", body: python, signed: pythonUTF8, want: []string{"the same JSON without needless escapes, made", "Something has parsed and rewritten the JSON"}},
 		{name: "to Python, in UTF-8", signed: pythonUTF8, want: []string{"the same JSON with a space behind each comma and colon, as Python writes it, made"}},
 		{name: "to Python, in UTF-8, escapes undone", body: pythonCompact, signed: pythonUTF8, want: []string{"the same JSON as Python writes it, with ensure_ascii=False, made"}},
 		{name: "to Python", signed: python, want: []string{"the same JSON as Python writes it, made", "json.dumps puts a space behind each comma and colon"}},

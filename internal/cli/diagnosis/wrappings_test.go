@@ -37,7 +37,7 @@ func TestPackedBodiesAreFound(t *testing.T) {
 		{name: "zlib", signed: packedText, body: fromHex(t, inZlib), want: []string{"unpacked with zlib (Content-Encoding: deflate), made"}},
 		{name: "deflate", signed: packedText, body: fromHex(t, inDeflate), want: []string{"unpacked with raw deflate", "made"}},
 		{name: "signed in gzip", signed: inGoGzip(t), body: packedText, want: []string{"packed with gzip, as Go does it, made", "something has unpacked it"}},
-		{name: "cut gzip", signed: packedText, body: gzipped[:20], want: []string{"wrong secret", "looks like gzip"}},
+		{name: "cut gzip", signed: packedText, body: gzipped[:20], want: []string{"secret is wrong", "looks like gzip"}},
 		{name: "zstd", signed: packedText, body: "\x28\xb5\x2f\xfd\x04\x00", want: []string{"zstd"}},
 		{name: "base64", signed: packedText + "?>", body: encoded + "\n", want: []string{"decoded from base64, made", "isBase64Encoded"}},
 		{name: "signed base64", signed: encoded, body: packedText + "?>", want: []string{"encoded in base64, made"}},
