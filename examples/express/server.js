@@ -8,8 +8,8 @@ const express = require('express');
 const app = express();
 const maxBody = 4 << 20; // Caddy's max_body_size; Express stops at 100 KB by default
 
-// The body as it is, whatever the headers say about it: the signature covers the
-// bytes and nothing else. express.json() refuses, at every attempt, an event
+// Read the raw body, whatever the headers say about it: the signature covers
+// only the bytes. express.json() would refuse every attempt to deliver an event
 // with another Content-Type or charset, or with none.
 app.use((req, res, next) => {
   delete req.headers['content-encoding'];
@@ -23,14 +23,14 @@ app.post('/webhooks/instantapi', (req, res) => {
   try {
     line = describe(parse(body));
   } catch {
-    // The next attempt would bring the same bytes, so it is no use to ask for
-    // one. They are written down for a person to look at.
+    // The next attempt would bring the same bytes, so asking for one is
+    // useless. Log the bytes for a person to look at.
     line = `unreadable ${req.get('Idempotency-Key')} ${body.toString('base64')}`;
   }
 
-  // Here is what you do with the event. An exception makes the answer a 500, so
-  // InstantAPI sends the event again and Caddy forwards it again. Only a 2xx
-  // means delivered.
+  // Process the event here. An exception makes the answer a 500, so InstantAPI
+  // sends the event again and Caddy forwards it again. Only a 2xx means
+  // delivered.
   console.log(line);
   res.json({ received: true });
 });
@@ -73,7 +73,7 @@ function show(value) {
   return typeof value === 'string' && /^[\w.:-]+$/.test(value) ? value : JSON.stringify(value);
 }
 
-// On 127.0.0.1, so that there is no way to it around Caddy.
+// Listen on 127.0.0.1, so that nobody can bypass Caddy.
 const port = process.env.PORT || 3000;
 app.listen(port, '127.0.0.1', (err) => {
   if (err) throw err;

@@ -17,21 +17,21 @@ MAX_BODY = 4 << 20  # Caddy's max_body_size
 
 @app.post("/webhooks/instantapi")
 def webhook():
-    # The body as it is, whatever the headers say about it: the signature covers
-    # the bytes and nothing else. get_json() refuses, at every attempt, an event
+    # Read the raw body, whatever the headers say about it: the signature covers
+    # only the bytes. get_json() would refuse every attempt to deliver an event
     # with another Content-Type, or with none.
     body = request.get_data()
     try:
         line = describe(parse(body))
     except (ValueError, RecursionError, zlib.error):
-        # The next attempt would bring the same bytes, so it is no use to ask for
-        # one. They are written down for a person to look at.
+        # The next attempt would bring the same bytes, so asking for one is
+        # useless. Log the bytes for a person to look at.
         key = request.headers.get("Idempotency-Key")
         line = f"unreadable {key} {base64.b64encode(body).decode()}"
 
-    # Here is what you do with the event. An exception makes the answer a 500, so
-    # InstantAPI sends the event again and Caddy forwards it again. Only a 2xx
-    # means delivered.
+    # Process the event here. An exception makes the answer a 500, so InstantAPI
+    # sends the event again and Caddy forwards it again. Only a 2xx means
+    # delivered.
     print(line, flush=True)
     return jsonify(received=True)
 
@@ -78,6 +78,6 @@ def show(value):
 
 
 if __name__ == "__main__":
-    # On 127.0.0.1, so that there is no way to it around Caddy. This is Flask's
-    # development server; gunicorn and others take app:app as it is.
+    # Listen on 127.0.0.1, so that nobody can bypass Caddy. This is Flask's
+    # development server; gunicorn and others can serve app:app as it is.
     app.run(host="127.0.0.1", port=int(os.environ.get("PORT", "5000")))

@@ -1,5 +1,5 @@
-// The tutorial's client: hands InstantAPI a task and gets a task_id at once. The
-// result comes to the webhook later.
+// The tutorial's client: it submits a task to InstantAPI and gets a task_id at
+// once. The webhook gets the result later.
 //
 //   go run ./examples/caddy instantapi sandbox        (or the real one, with your key)
 //   export INSTANTAPI_URL=http://127.0.0.1:8090 INSTANTAPI_API_KEY=demo-key
@@ -17,7 +17,7 @@ async function submitAsyncTask(task, input, options = {}) {
       'Content-Type': 'application/json',
     },
     body: JSON.stringify({ task, input, options, webhook_url: env('INSTANTAPI_WEBHOOK_URL') }),
-    redirect: 'error', // the key is not for others
+    redirect: 'error', // don't send the key anywhere else
     signal: AbortSignal.timeout(10_000),
   });
   const answer = await response.text();
@@ -30,7 +30,7 @@ async function submitAsyncTask(task, input, options = {}) {
 function env(name) {
   const value = process.env[name];
   if (!value) throw new Error(`set ${name}, see the top of submit.js`);
-  // The error that fetch has for a line break in a header repeats the key.
+  // For a line break in a header, fetch throws an error that contains the key.
   if (/\s/.test(value)) throw new Error(`there is white space in ${name}`);
   return value;
 }

@@ -1,5 +1,5 @@
-"""The tutorial's client: hands InstantAPI a task and gets a task_id at once. The
-result comes to the webhook later.
+"""The tutorial's client: it submits a task to InstantAPI and gets a task_id at
+once. The webhook gets the result later.
 
   go run ./examples/caddy instantapi sandbox        (or the real one, with your key)
   export INSTANTAPI_URL=http://127.0.0.1:8090 INSTANTAPI_API_KEY=demo-key
@@ -18,7 +18,7 @@ import urllib.request
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """urllib would take the key along to wherever a redirect leads."""
+    """By default urllib sends the key to wherever a redirect leads."""
 
     def redirect_request(self, *args):
         return None
@@ -60,7 +60,8 @@ def env(name):
     if not value:
         raise RuntimeError(f"set {name}, see the top of submit.py")
     if value.split() != [value]:
-        # The error that urllib has for a line break in a header repeats the key.
+        # For a line break in a header, urllib raises an error that contains the
+        # key.
         raise RuntimeError(f"there is white space in {name}")
     return value
 
