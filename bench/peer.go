@@ -93,14 +93,14 @@ func (s *server) waitForProcesses(want int) error {
 func (s *server) waitForRedis() error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if !s.running() {
-			return errors.New("Redis ended")
+			return errors.New("the Redis server ended")
 		}
 		if conn, err := net.Dial("unix", filepath.Join(s.dir, "redis")); err == nil {
 			conn.Close()
 			return nil
 		}
 	}
-	return errors.New("Redis does not listen")
+	return errors.New("the Redis server does not listen")
 }
 
 // nginxModules returns the lines of a configuration that load the Lua module. An
