@@ -15,7 +15,7 @@ import (
 )
 
 // accountant is a backend that counts arrivals by event, and knows which events
-// were acknowledged to their senders: these must not arrive any more.
+// were acknowledged to their senders: these must not arrive again.
 type accountant struct {
 	*httptest.Server
 	slow time.Duration // how long it takes to answer
@@ -83,7 +83,7 @@ func (a *accountant) unacknowledged() (bodies []string) {
 	return bodies
 }
 
-// check holds the books against each other.
+// check compares what arrived with what was acknowledged.
 func (a *accountant) check(t *testing.T) {
 	t.Helper()
 	a.mu.Lock()
@@ -111,7 +111,8 @@ func (a *accountant) check(t *testing.T) {
 	t.Logf("%d events were acknowledged; %d arrived more than once before they were", len(a.order), twice)
 }
 
-// patientSender gives up on an answer that a dead process can't give.
+// patientSender gives up only if no answer can come because the process is
+// dead.
 func patientSender(t *testing.T) *http.Client {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(transport.CloseIdleConnections)

@@ -26,7 +26,8 @@ func backupBody(directory string) string {
 	return string(encoded)
 }
 
-// A backup of a running Caddy is a store that knows what that has delivered.
+// A backup of a running Caddy is a store that knows the events which that Caddy
+// has delivered.
 func TestBackupKnowsWhatWasDelivered(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))

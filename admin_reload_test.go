@@ -29,7 +29,7 @@ func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
 	if got := task(); got.Status != 200 || strings.Count(got.Body, `"identity"`) != 2 {
 		t.Errorf("after refused configs: got %d %s", got.Status, got.Body)
 	}
-	// one that tells events by another field
+	// one that identifies events by another field
 	s.MustLoad(caddytest.Guard(b, "dedupe_by task_id"))
 	caddytest.Eventually(t, "the new config answers", func() bool { return strings.Count(task().Body, `"identity"`) == 1 })
 	// one whose store nobody uses
@@ -45,7 +45,8 @@ func TestAdminAPIFollowsTheConfigInForce(t *testing.T) {
 	wantRefusal(t, task(), 404, "no store is open")
 }
 
-// Questions do not disturb a reload, nor the other way round.
+// Requests to the admin API don't disturb a reload, and a reload doesn't
+// disturb them.
 func TestAdminAPIWhileReloading(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))

@@ -23,7 +23,8 @@ func runWithAdmin(t *testing.T, routes string) (s *caddytest.Site, admin string)
 	return s, "http://" + s.Admin
 }
 
-// ask makes a request to the admin API. A report is filled if the answer is one.
+// ask makes a request to the admin API, and decodes the answer into report if
+// it is one.
 func ask(t *testing.T, method, uri string, report any) (got caddytest.Reply) {
 	t.Helper()
 	r, err := http.NewRequest(method, uri, nil)
@@ -51,7 +52,7 @@ func wantRefusal(t *testing.T, got caddytest.Reply, status int, says string) {
 	}
 }
 
-// which is the admin API's URL for an event.
+// which returns the admin API's URL for an event.
 func which(admin string, params ...string) string {
 	query := url.Values{}
 	for _, param := range params {
@@ -108,7 +109,7 @@ handle {
 	tests := []struct {
 		name  string
 		which []string
-		want  []string // identity, or state where it is another
+		want  []string // identity, or the state if that is not "delivered"
 	}{
 		{"by fields", []string{hook, "field=event_type=task.completed", `field=task_id=task_1 & "quoted" é`}, []string{plain}},
 		{"in any order", []string{`field=task_id=task_1 & "quoted" é`, "field=event_type=task.completed", hook}, []string{plain}},
@@ -237,7 +238,7 @@ func TestAdminAPIWhileTheStoreFails(t *testing.T) {
 	var report eventsReport
 	ask(t, "GET", one, &report)
 	if len(report.Events) != 1 || report.Events[0].State != stateDelivered || !report.Events[0].Unrecorded {
-		t.Errorf("got %+v, want a delivery that only the memory knows", report)
+		t.Errorf("got %+v, want a delivery that only this process remembers", report)
 	}
 	wantRefusal(t, ask(t, "DELETE", one, nil), 503, "on fire")
 	s.Send(t, "1").WantDuplicate(t)
@@ -249,12 +250,13 @@ func TestAdminAPIWhileTheStoreFails(t *testing.T) {
 		t.Errorf("got %+v", status)
 	}
 
-	// Forgotten just when the store works again, it is not recorded late.
+	// An event that is forgotten just when the store works again is not
+	// recorded late.
 	faulty.SetFaults(nil, nil)
 	if got := ask(t, "DELETE", one, nil); got.Status != 200 {
 		t.Errorf("got %d %s", got.Status, got.Body)
 	}
-	time.Sleep(1200 * time.Millisecond) // longer than the ledger leaves a failing store alone
+	time.Sleep(1200 * time.Millisecond) // longer than the ledger's pause before it tries a failing store again
 	if n := len(faulty.Records()); n != 0 {
 		t.Errorf("%d events are recorded, want none", n)
 	}

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// BenchmarkVerify compares the way from header and body to verdict with a bare
+// BenchmarkVerify compares the verification of a header and a body with a bare
 // SHA-256 of the same bytes.
 func BenchmarkVerify(b *testing.B) {
 	for _, size := range benchmarkSizes {
@@ -52,14 +52,14 @@ func BenchmarkVerify(b *testing.B) {
 
 var benchmarkSizes = []int{1 << 10, 64 << 10, 1 << 20}
 
-// BenchmarkGuard measures what the guard adds to a request, by itself: without
-// Caddy's server, without a network, with a backend that does nothing. What
-// "without" costs, the making of the request, is part of all.
+// BenchmarkGuard measures what the guard alone adds to a request: without
+// Caddy's server, without a network, with a backend that does nothing. All
+// cases include the cost of "without", which only makes the request.
 func BenchmarkGuard(b *testing.B) {
 	for _, test := range []struct {
 		name       string
 		verifyOnly bool
-		send       func(i int) int // which event the i-th request is of
+		send       func(i int) int // the event of the i-th request
 	}{
 		{"without", true, func(i int) int { return i }},
 		{"verify-only", true, func(i int) int { return i }},
@@ -119,7 +119,7 @@ func benchEvent(i int) []byte {
 	return fmt.Appendf(nil, `{"event_type":"task.completed","status":"completed","result":{"text":%q},"task_id":"task_%d"}`, strings.Repeat("x", 900), i)
 }
 
-// discardWriter is an http.ResponseWriter for nobody.
+// discardWriter is an http.ResponseWriter that discards the answer.
 type discardWriter struct{ header http.Header }
 
 func (w discardWriter) Header() http.Header       { return w.header }

@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// What only some parsers take is for the backend to judge: it gets every byte,
-// and a repeat is a duplicate all the same.
+// A body that only some parsers accept is for the backend to judge: it gets
+// every byte, and a repeat is a duplicate all the same.
 func TestBodiesOfOtherDialectsAreForwarded(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, ""))
@@ -32,7 +32,7 @@ func TestBodiesOfOtherDialectsAreForwarded(t *testing.T) {
 	}
 }
 
-// A byte order mark in front makes no other event of it.
+// A byte order mark in front does not make another event of the same fields.
 func TestByteOrderMarkMakesNoNewEvent(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, ""))
@@ -47,7 +47,7 @@ func TestByteOrderMarkMakesNoNewEvent(t *testing.T) {
 	}
 }
 
-// Where a field is not JSON, or holds characters that had to be replaced, it may
+// A field that is not JSON, or holds characters that had to be replaced, may
 // mean anything: only the same bytes are the same event.
 func TestUnclearFieldsIdentifyNoEvent(t *testing.T) {
 	for _, taskID := range []string{`NaN`, `nan`, `-Infinity`, `01`, `[1,]`, "\"a\nb\"", `"\x"`, `"\ud83d"`, "\"\xff\"", `null`, `""`} {
@@ -67,8 +67,8 @@ func TestUnclearFieldsIdentifyNoEvent(t *testing.T) {
 	}
 }
 
-// Ten million brackets are a body like any other. Read with a recursion, they
-// would take gigabytes.
+// Ten million brackets are a body like any other. A recursive parser would need
+// gigabytes for them.
 func TestTenMillionBracketsPass(t *testing.T) {
 	const depth = 5_000_000
 	b := caddytest.NewBackend(t, nil)

@@ -22,7 +22,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// A handler that has kept the body can't read it when the guard is done.
+// A handler that has kept the body can't read it once the guard has finished.
 func TestBodyIsReleasedWithItsRequest(t *testing.T) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
 	defer cancel()
@@ -51,16 +51,16 @@ func TestBodyIsReleasedWithItsRequest(t *testing.T) {
 	}
 }
 
-// Buffers serve one request after the other, and no backend ever gets a byte of
-// another request's body: not where it answers before it has read, so that the
-// proxy is still sending when the guard is done, nor where senders hang up and
-// deliveries go on without them.
+// Buffers serve one request after another, and no backend ever gets a byte of
+// another request's body: neither if it answers before it has read, so that the
+// proxy is still sending when the guard has finished, nor if senders hang up
+// and deliveries go on without them.
 func TestNoByteOfAnotherRequestReachesTheBackend(t *testing.T) {
 	rounds := 100
 	if testing.Short() {
 		rounds = 30
 	}
-	// Each body is one letter over and over, and a header says which.
+	// Each body repeats one letter, and a header says which.
 	foreign := func(letter string, read []byte) bool {
 		text := read
 		if i := bytes.Index(text, []byte(`"text":"`)); i >= 0 {
@@ -116,7 +116,7 @@ func TestNoByteOfAnotherRequestReachesTheBackend(t *testing.T) {
 // busySender keeps its connections, so that requests follow each other closely.
 var busySender = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}, Timeout: 30 * time.Second}
 
-// hangUp sends a whole request and goes.
+// hangUp sends a whole request and hangs up.
 func hangUp(t *testing.T, addr string, r *http.Request, body []byte) {
 	t.Helper()
 	conn, err := net.Dial("tcp", addr)

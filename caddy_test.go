@@ -18,11 +18,11 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// What the guard promises, each promise kept by a real Caddy between real sockets,
-// over a real Badger directory. In the order of a request: what holds before its
-// body is read stands here, then come verify_test.go, dedupe_test.go, claim_test.go
-// and forward_test.go; error_routes_test.go and store_error_test.go are about
-// trouble.
+// These tests check what the guard promises, with a real Caddy, real sockets
+// and a real Badger directory. They follow a request: this file has what holds
+// before its body is read, then come verify_test.go, dedupe_test.go,
+// claim_test.go and forward_test.go; error_routes_test.go and
+// store_error_test.go are about failures.
 
 func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
 	good := signature.Sign(caddytest.Secret, caddytest.Event("1"))
@@ -59,8 +59,8 @@ func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
 			}
 			defer conn.Close()
 			conn.SetDeadline(time.Now().Add(10 * time.Second))
-			// The body is announced and never sent: an answer can only come
-			// from one who did not wait for it. Nor is it asked for.
+			// The body is announced and never sent, so an answer shows that the
+			// guard did not wait for it. The guard does not ask for it either.
 			fmt.Fprintf(conn, "%s / HTTP/1.1\r\nHost: %s\r\nContent-Length: 5000\r\n%s", test.method, s.Addr, expect)
 			for _, value := range test.header {
 				fmt.Fprintf(conn, "X-InstantAPI-Signature: %s\r\n", value)
@@ -126,7 +126,7 @@ func TestVerificationRequests(t *testing.T) {
 		}, 401, caddytest.Forged},
 	}
 	b := caddytest.NewBackend(t, nil)
-	// a store that fails shows that it is not asked
+	// a failing store shows that it is not asked
 	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, "answer_verification_requests"))
 	faulty.SetFaults(storetest.Always(errors.New("asked")), storetest.Always(errors.New("asked")))
 	for _, test := range tests {
@@ -194,7 +194,7 @@ func TestHTTPVersions(t *testing.T) {
 func TestVerifyOnly(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.New(t)
-	// no global option, so that a store would be made in the default place
+	// no global option, so a store would be made in the default directory
 	config := strings.Replace(s.Caddyfile(caddytest.Guard(b, "verify_only")), "instantapi_verify {\n\t\tstore", "#", 1)
 	config = strings.NewReplacer("path "+caddytest.Quote(s.Store), "", "min_free_space 32MiB", "").Replace(config)
 	config = config[:strings.Index(config, "\t#")] + "}\n" + config[strings.Index(config, "http://"):]
@@ -212,7 +212,7 @@ func TestVerifyOnly(t *testing.T) {
 	})
 }
 
-// A snippet that is imported twice makes two guards of one.
+// A snippet that is imported twice puts one guard behind another.
 func TestTwoGuardsInARow(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, "route {\ninstantapi_verify "+caddytest.Secret+"\n"+caddytest.Guard(b, "")+"\n}")

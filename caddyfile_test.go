@@ -43,7 +43,7 @@ func TestCaddyfileOfHandler(t *testing.T) {
 				t.Fatal(err)
 			}
 			sameJSON(t, caddyconfig.JSON(h, nil), test.want)
-			// and back: JSON can say all that a Caddyfile can
+			// and back: JSON can express everything that a Caddyfile can
 			var again Handler
 			if err := json.Unmarshal([]byte(test.want), &again); err != nil {
 				t.Fatal(err)
@@ -170,7 +170,7 @@ func TestCaddyfileErrorsOfApp(t *testing.T) {
 	caddytest.WantError(t, err, "takes no argument")
 }
 
-// What a Caddyfile can't say wrongly, JSON still can.
+// JSON can still have errors that the Caddyfile's parser rules out.
 func TestBadValuesDoNotLoad(t *testing.T) {
 	t.Setenv("INSTANTAPI_TEST_EMPTY", "")
 	t.Setenv("INSTANTAPI_TEST_SECRET", "whsec_do_not_tell")
@@ -262,7 +262,7 @@ func FuzzCaddyfile(f *testing.F) {
 		if err := h.UnmarshalCaddyfile(d); err != nil {
 			return
 		}
-		// What the parser lets through, the handler takes.
+		// The handler accepts what the parser accepts.
 		h.setDefaults()
 		if err := h.Validate(); err != nil && !strings.Contains(err.Error(), "give another header") {
 			t.Errorf("%q: %v", in, err)

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// Who may deliver an event, when several requests bring it.
+// These tests are about which request delivers an event when several bring it.
 
 func TestChangedRepeatIsLogged(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// What holds when Caddy's process ends, in whichever way.
+// These tests are about what holds when Caddy's process ends, in whichever way.
 
 // newProcessSite returns a site for a process of its own, which logs little.
 func newProcessSite(t *testing.T) *caddytest.Site {
@@ -23,7 +23,7 @@ func newProcessSite(t *testing.T) *caddytest.Site {
 	return s
 }
 
-// Whenever the process dies: no acknowledged event is lost, and none arrives
+// Whenever the process dies, no acknowledged event is lost, and none arrives
 // again. An event whose sender got no answer may arrive twice.
 func TestKillNineUnderLoad(t *testing.T) {
 	rounds := 6
@@ -39,7 +39,7 @@ func TestKillNineUnderLoad(t *testing.T) {
 		time.Sleep(time.Duration(100+rand.IntN(400)) * time.Millisecond)
 		p.Kill()
 		p = s.Start(t, caddyfile)
-		// The last ones are those that a crash puts at risk; all have their turn below.
+		// A crash puts the last ones at risk; all events are sent again below.
 		wantDuplicates(t, s.URL("/"), a.last(300))
 	}
 	stop()

@@ -16,9 +16,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// Whatever a crowd of senders and a moody backend do, mixed at random, while the
-// configuration is loaded again and again: each event is accepted exactly once, and
-// nobody is left waiting.
+// Whatever a crowd of senders and a moody backend do at random while the
+// configuration is reloaded again and again, each event is accepted exactly
+// once, and no sender is left waiting.
 func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 	requests, events := 10_000, 100
 	if testing.Short() {
@@ -45,19 +45,19 @@ func TestTenThousandRequestsForAHundredEvents(t *testing.T) {
 		}
 	}
 	c.client.CloseIdleConnections()
-	backend.CloseClientConnections() // idle ones of the configurations that went
+	backend.CloseClientConnections() // idle ones of earlier configurations
 	caddytest.Eventually(t, "nobody is left waiting", func() bool { return runtime.NumGoroutine() <= goroutines+2 })
 }
 
-// moodyBackend accepts, refuses, dawdles and hangs up at random. It fails the test
-// where an event comes twice at once, or after it was accepted.
+// moodyBackend accepts, refuses, dawdles and hangs up at random. It fails the
+// test if an event comes twice at once, or after it was accepted.
 type moodyBackend struct {
 	*caddytest.Backend
 	t                *testing.T
 	atOnce, accepted []atomic.Int32 // by event
 }
 
-// eventHeader says which event a request is of.
+// eventHeader names the event of a request.
 const eventHeader = "Event"
 
 func newMoodyBackend(t *testing.T, events int) *moodyBackend {

@@ -15,7 +15,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Which event a request brings, whatever guise it comes in.
+// These tests are about the identity of events, however a request presents
+// them.
 
 func TestIdentityIsUnambiguous(t *testing.T) {
 	seen := map[store.Identity]string{}

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// What a store that can't be closed for want of space does to Caddy.
+// These tests are about a store that can't be closed for lack of space.
 
 // fullSite is a guarded site in a process of its own, beside a plain site. It has
 // taken thousands of events, and its store's disk is full.
@@ -57,7 +57,7 @@ func (s *fullSite) withOther(config string) string {
 	return config + "http://" + s.other + " {\nrespond bare\n}\n"
 }
 
-// take makes the site take so many events.
+// take delivers this many events to the site.
 func (s *fullSite) take(t *testing.T, events int) {
 	t.Helper()
 	const senders = 20
@@ -80,7 +80,7 @@ func (s *fullSite) take(t *testing.T, events int) {
 	wg.Wait()
 }
 
-// fill leaves so many bytes of the disk free.
+// fill fills the disk until only this many bytes are free.
 func (s *fullSite) fill(t *testing.T, free int64) {
 	t.Helper()
 	if err := os.WriteFile(s.ballast(), make([]byte, caddytest.FreeSpace(t, s.disk)-free), 0o600); err != nil {

@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// A full disk takes nothing from the events that are known, and nothing from other
-// sites; new events are refused until there is room again.
+// On a full disk known events are still answered as duplicates, and other sites
+// are served; new events are refused until there is room again.
 func TestFullDiskUnderARealServer(t *testing.T) {
 	disk := caddytest.Mount(t, "-t", "tmpfs", "-o", "size=96m", "tmpfs")
 	a := newAccountant(t, 0)

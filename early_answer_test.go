@@ -48,8 +48,8 @@ func startRequest(t *testing.T, s *caddytest.Site, method, header string, size i
 	return conn
 }
 
-// A sender that writes all of its body before it reads has its answer, and so has
-// one that does both at once from a site with error routes.
+// A sender that writes all of its body before it reads gets its answer, and so
+// does one that reads and writes at once, on a site with error routes.
 func TestSenderThatWritesOnGetsItsAnswer(t *testing.T) {
 	body := bytes.Repeat([]byte("x"), 4<<20+1)
 	for _, more := range []string{"", errorPages} {
@@ -89,7 +89,8 @@ func TestSenderThatWritesOnGetsItsAnswer(t *testing.T) {
 	}
 }
 
-// A slow sender has its answer as well, at once, and may write its body to the end.
+// A slow sender gets its answer at once, too, and may write its body to the
+// end.
 func TestSlowSenderGetsItsAnswer(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, "max_body_size 1MB"))
@@ -109,8 +110,8 @@ func TestSlowSenderGetsItsAnswer(t *testing.T) {
 	}
 }
 
-// Reading on is bounded: for a sender that says nothing more, and for one that
-// never ends.
+// Reading on is bounded, both for a sender that falls silent and for one that
+// never stops.
 func TestReadingOnIsBounded(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	for _, more := range []string{"", errorPages} {
@@ -164,8 +165,8 @@ func TestExpectantSenderIsNotAsked(t *testing.T) {
 	}
 }
 
-// A body that comes too slowly for the server is refused, and its sender, which
-// does not know yet, learns why.
+// A body that comes too slowly for the server is refused, and the sender, which
+// is still writing, learns why.
 func TestSenderThatIsTooSlowLearnsThat(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.New(t)
@@ -240,7 +241,7 @@ func TestEarlyAnswerOverHTTP2(t *testing.T) {
 	}
 }
 
-// Node's fetch loses an answer behind which the connection is reset.
+// Node's fetch loses an answer if the connection is reset after it.
 func TestNodesFetchGetsItsAnswer(t *testing.T) {
 	node := caddytest.LookPath(t, "node")
 	const script = `
@@ -272,7 +273,7 @@ func TestNodesFetchGetsItsAnswer(t *testing.T) {
 	}
 }
 
-// Go's client, and so the command send, takes a write that fails for the end.
+// Go's client, and with it the command send, gives up when a write fails.
 func TestGosClientGetsItsAnswer(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, ""))

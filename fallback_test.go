@@ -21,7 +21,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// withFallback returns routes whose backend is down, with these routes for that.
+// withFallback returns routes whose backend is down, with these error routes.
 func withFallback(t *testing.T, fallback string) string {
 	return fmt.Sprintf("instantapi_verify %s\nreverse_proxy %s\nhandle_errors 502 {\n%s\n}", caddytest.Secret, caddytest.FreeAddr(t), fallback)
 }
@@ -33,7 +33,7 @@ func inChunks(url string, body []byte) *http.Request {
 	return r
 }
 
-// Where the backend is down, the backend of an error route gets all that the guard
+// If the backend is down, the backend of an error route gets all that the guard
 // would have given the first one.
 func TestErrorRouteGetsTheWholeEvent(t *testing.T) {
 	for _, size := range []int{10, 5000, 1 << 20} {
@@ -44,7 +44,7 @@ func TestErrorRouteGetsTheWholeEvent(t *testing.T) {
 			t.Run(fmt.Sprint(size, " ", name), func(t *testing.T) {
 				b := caddytest.NewBackend(t, nil)
 				s := caddytest.Run(t, withFallback(t, "reverse_proxy "+b.Addr()))
-				for range 2 { // no guard has seen the delivery: it is not remembered
+				for range 2 { // no guard has seen the delivery, so it is not recorded
 					caddytest.Do(t, request(s.URL("/"), event)).WantForwarded(t)
 				}
 				b.WantBodies(t, string(event), string(event))
@@ -58,7 +58,7 @@ func TestErrorRouteGetsTheWholeEvent(t *testing.T) {
 	}
 }
 
-// With the guard in the error route, too, its delivery counts.
+// With a guard in the error route as well, that route's delivery counts.
 func TestGuardInTheErrorRouteRecords(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, withFallback(t, caddytest.Guard(b, "")))
@@ -88,7 +88,7 @@ func TestErrorRouteDeliversWhenTheSenderHangsUp(t *testing.T) {
 	b.WantBodies(t, string(event))
 }
 
-// The retries of an error route's proxy get the whole body, too, or fail.
+// The retries of an error route's proxy, too, get the whole body or fail.
 func TestErrorRouteRetriesWithTheWholeBody(t *testing.T) {
 	event := eventOf("1", 200_000)
 	for _, protocol := range []string{"h1", "h2c", "fastcgi"} {
@@ -107,7 +107,8 @@ func TestErrorRouteRetriesWithTheWholeBody(t *testing.T) {
 	}
 }
 
-// What the guard refuses after it has read the body, an error route may keep.
+// An error route may keep an event that the guard refuses after it has read the
+// body.
 func TestErrorRouteGetsTheBodyOfARefusedRequest(t *testing.T) {
 	event := eventOf("1", 100_000)
 	for name, test := range map[string]struct {
@@ -150,7 +151,7 @@ func TestInterceptingHandlerGetsTheWholeBody(t *testing.T) {
 	b.WantBodies(t, string(event))
 }
 
-// A body that the guard could not read whole is not to be had in part.
+// A body that the guard could not read whole can't be read in part.
 func TestErrorRouteGetsNoPartOfABody(t *testing.T) {
 	large := bytes.Repeat([]byte("x"), 100_000)
 	b, spool := caddytest.NewBackend(t, nil), caddytest.NewBackend(t, nil)
@@ -161,7 +162,7 @@ func TestErrorRouteGetsNoPartOfABody(t *testing.T) {
 	spool.WantDeliveries(t, 0)
 }
 
-// Buffers are used again, but not as long as an error route may read: its backend
+// Buffers are reused, but not while an error route may read them: its backend
 // never gets a byte of another request.
 func TestErrorRouteGetsNoByteOfAnotherRequest(t *testing.T) {
 	var got, wrong atomic.Int32
@@ -242,7 +243,7 @@ func TestGuardInTheErrorRouteAnswersForItself(t *testing.T) {
 	b.WantDeliveries(t, 0)
 }
 
-// Also where nothing but the error route takes the event.
+// That holds even if only the error route handles the event.
 func TestErrorRouteTakesAnEventThatNoHandlerTook(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, fmt.Sprintf("instantapi_verify %s\nreverse_proxy /elsewhere 127.0.0.1:1\nhandle_errors 502 {\n%s\n}",

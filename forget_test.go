@@ -31,7 +31,8 @@ func TestForgottenEventIsForwardedOnceMore(t *testing.T) {
 	b.WantDeliveries(t, 5)
 	s.Send(t, "2").WantDuplicate(t)
 
-	// It is forgotten for good, and nothing takes it for damage.
+	// The event is forgotten for good, and the forgetting is not taken for
+	// damage.
 	ask(t, "DELETE", one, nil)
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
@@ -77,8 +78,8 @@ func TestForgettingAnEventInFlightIsAConflict(t *testing.T) {
 	b.WantDeliveries(t, 1)
 }
 
-// However a forgetting falls among the repeats of an event, exactly one more of
-// them is forwarded.
+// Whenever an event is forgotten between its repeats, exactly one more of them
+// is forwarded.
 func TestForgettingAmongRepeats(t *testing.T) {
 	rounds := 50
 	if testing.Short() {

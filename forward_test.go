@@ -14,7 +14,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// What the backend gets, and what its answer means.
+// These tests are about what the backend gets, and what its answer means.
 
 func TestForwardedHeaders(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
@@ -204,7 +204,7 @@ func TestEverySuccessIsRecorded(t *testing.T) {
 	})
 }
 
-// Whatever a handler does first that lets an answer out, the record comes before.
+// Whatever makes a handler's answer go out, the record comes first.
 func TestRecordedBeforeTheAnswerIsReleased(t *testing.T) {
 	for _, first := range []string{"header", "write", "read_from", "flush"} {
 		t.Run(first, func(t *testing.T) {

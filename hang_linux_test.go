@@ -54,8 +54,8 @@ func (s *hungSite) within(t *testing.T, limit time.Duration, r *http.Request) ca
 	return got
 }
 
-// wantAllElseServed wants answers from whatever needs no disk, and from what people
-// look at when the disk hangs.
+// wantAllElseServed checks that everything that needs no disk is answered, and
+// so are the status and the metrics.
 func (s *hungSite) wantAllElseServed(t *testing.T) {
 	t.Helper()
 	for range 200 { // and garbage is collected
@@ -70,9 +70,9 @@ func (s *hungSite) wantAllElseServed(t *testing.T) {
 	}
 }
 
-// While the disk hangs, the guard answers by on_store_error, known events are
-// duplicates, and all else is served; when the disk answers again, all is as
-// before.
+// While the disk hangs, on_store_error decides what happens to new events,
+// known events are duplicates, and everything else is served; when the disk
+// answers again, all is as before.
 func TestHungDiskUnderARealServer(t *testing.T) {
 	for name, test := range map[string]struct {
 		hang  []faultfs.Op
@@ -101,8 +101,8 @@ func TestHungDiskUnderARealServer(t *testing.T) {
 	}
 }
 
-// Tables that are not in memory are not asked while the disk hangs: a goroutine that
-// waits for a page of one would stop the whole process.
+// Tables that are not in memory are not read while the disk hangs: a goroutine
+// that waits for a page would stop the whole process.
 func TestHungDiskWithTablesOutOfMemory(t *testing.T) {
 	s := newHungSite(t)
 	s.Send(t, "known").WantForwarded(t)

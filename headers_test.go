@@ -69,7 +69,7 @@ func rawRequest(t *testing.T, addr, request string) (status int, body string) {
 	return readReply(t, conn)
 }
 
-// rawPost is a POST with these lines of header, each ended with a line break.
+// rawPost returns a POST with these header lines, each ended with a line break.
 func rawPost(header string, body []byte) string {
 	return fmt.Sprintf("POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n%s\r\n%s", len(body), header, body)
 }
@@ -122,7 +122,7 @@ func TestRefusedRequestsCarryNoHeaderOfTheGuard(t *testing.T) {
 				if header.Get("Upgrade") != "" {
 					t.Errorf("error route's backend is asked for %s", header.Get("Upgrade"))
 				}
-			case <-time.After(time.Second): // a body over the limit is not to be had
+			case <-time.After(time.Second): // a body over the limit can't be read
 				if !strings.HasPrefix(name, "too large") {
 					t.Error("the error route's backend got nothing")
 				}
@@ -132,7 +132,7 @@ func TestRefusedRequestsCarryNoHeaderOfTheGuard(t *testing.T) {
 	}
 }
 
-// What only the guard says is there once, and says what the guard knows.
+// Each of the guard's headers is there once, with the guard's value.
 func TestForwardedHeadersAreTheGuardsOwn(t *testing.T) {
 	for _, test := range []struct{ options, identity string }{
 		{"", "Idempotency-Key"},
@@ -171,7 +171,7 @@ func TestForwardedHeadersAreTheGuardsOwn(t *testing.T) {
 	}
 }
 
-// Connection names headers that are to be removed on the way: not the guard's.
+// Connection names headers that proxies remove, but it can't name the guard's.
 func TestHeadersOfTheGuardCantBeNamedAway(t *testing.T) {
 	event := caddytest.Event("1")
 	for _, lines := range []string{
@@ -210,7 +210,7 @@ func TestHeadersOfTheGuardCantBeNamedAway(t *testing.T) {
 	}
 }
 
-// The sender's wish to keep its connection, or not, is still heard.
+// The sender's wish to keep its connection, or not, still counts.
 func TestConnectionIsKeptOrClosedAsTheSenderAsks(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, ""))
@@ -234,7 +234,7 @@ func TestConnectionIsKeptOrClosedAsTheSenderAsks(t *testing.T) {
 	}
 }
 
-// A guard behind another one must not say less than the one in front knew.
+// A guard behind another one passes on what the one in front knew.
 func TestSecondGuardKeepsTheMarkOfTheFirst(t *testing.T) {
 	for _, second := range []string{"", "verify_only", "idempotency_header X-Event-Id"} {
 		b := caddytest.NewBackend(t, nil)
@@ -287,7 +287,7 @@ type fastCGIRequest struct {
 }
 
 // newFastCGI starts an application that runs until the test ends. It remembers
-// what it got and answers 200, or what answer says.
+// what it got and answers 200, unless answer is given.
 func newFastCGI(t *testing.T, answer http.HandlerFunc) *fastCGI {
 	t.Helper()
 	f := new(fastCGI)
@@ -323,7 +323,7 @@ func (f *fastCGI) requests() []fastCGIRequest {
 	return slices.Clone(f.got)
 }
 
-// A header that carries a signature or an identity must be free for that.
+// A header that carries a signature or an identity must have no other use.
 func TestHeadersThatHaveAMeaningOfTheirOwnAreRefused(t *testing.T) {
 	for option, want := range map[string]string{
 		"idempotency_header":                                       "idempotency_header takes one argument, not 0",

@@ -69,7 +69,7 @@ func TestHTTP3(t *testing.T) {
 	}
 }
 
-// HTTP/3 tells a sender to stop where it is answered early.
+// HTTP/3 tells a sender that is answered early to stop.
 func TestEarlyAnswerOverHTTP3(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	for _, more := range []string{"", errorPages} {

@@ -72,7 +72,8 @@ const standardFile = "standard.go"
 
 var standardImports = []string{"internal/cli", "store/badger"}
 
-// The imports keep to the rooms, on every system that files are for.
+// Each package imports only what its room allows, also in files for other
+// systems.
 func TestImportsKeepToTheirRooms(t *testing.T) {
 	found := map[string]bool{}
 	for _, file := range sourceFiles(t) {
@@ -115,7 +116,7 @@ func (r room) allows(imported string) bool {
 	})
 }
 
-// A file that nobody reads to its end hides something.
+// Long files hide things.
 func TestNoFileIsLong(t *testing.T) {
 	const most = 400
 	for _, file := range sourceFiles(t) {
@@ -129,7 +130,7 @@ func TestNoFileIsLong(t *testing.T) {
 	}
 }
 
-// A test that nobody can follow proves little.
+// Long tests are hard to follow.
 func TestNoTestFunctionIsLong(t *testing.T) {
 	const most = 80
 	for _, file := range sourceFiles(t) {

@@ -19,7 +19,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/badger"
 )
 
-// What a config's coming and going must not do to events.
+// These tests are about what reloads must not do to events.
 
 func TestValidatesBesideARunningServer(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
@@ -50,7 +50,7 @@ func TestASecondServerIsRefused(t *testing.T) {
 	if err := second.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
-	_, err := second.Open(t.Context()) // a lock is in no way one of the process
+	_, err := second.Open(t.Context()) // a file lock belongs to the open file, not to the process
 	caddytest.WantError(t, err, "another process has it open", "caddy reload", "another path")
 	caddytest.WantError(t, err, s.Store)
 	s.Send(t, "1").WantForwarded(t)
@@ -92,10 +92,9 @@ func TestRefusedConfigChangesNothing(t *testing.T) {
 // first must be the backend's and the second a duplicate's.
 //
 // A connection may break without an answer: when a server shuts down, net/http
-// drops the request that it has just read, and Linux the connections that it has
-// not accepted yet; with Caddy's own "respond" 80 of 460 requests broke in 40
-// reloads. They must not have reached the handler: the next attempt's answer
-// would be a duplicate's.
+// drops the request that it has just read, and Linux drops the connections that
+// have not been accepted yet. Such requests must not have reached the handler:
+// otherwise the next attempt's answer would be a duplicate's.
 func stress(t *testing.T, url string, senders int) (stop func() (events int)) {
 	t.Helper()
 	stopping := make(chan struct{})
@@ -170,7 +169,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	stop := stress(t, s.URL("/"), 4)
 	for i := range reloads {
 		options := []string{"", "retention 1h", "in_flight_wait 1s\nforward_timeout 1m", "on_store_error forward", "max_body_size 1MiB\nretention forever"}[i%5]
-		if i%7 == 6 { // one that is refused in between
+		if i%7 == 6 { // a refused config in between
 			if err := s.Load(strings.Replace(s.Caddyfile(caddytest.Guard(b, "")), "32MiB", "34MiB", 1)); err == nil {
 				t.Error("a config with other store options loads")
 			}
@@ -182,8 +181,9 @@ func TestReloadsUnderLoad(t *testing.T) {
 	wantNothingLeft(t, s, b, before)
 }
 
-// A config that does without the directive lets the store go, but not before the
-// requests in flight are done with it; and the next one finds it closed.
+// A config without the directive releases the store, but not before the
+// requests in flight have finished with it; and the next config finds it
+// closed.
 func TestDirectiveGoesWhileARequestIsInFlight(t *testing.T) {
 	for range 5 {
 		release := make(chan struct{})
@@ -276,10 +276,10 @@ func TestReloadsLeaveNothingBehind(t *testing.T) {
 	wantNothingLeft(t, s, b, before)
 }
 
-// held is what a process has at a moment.
+// held is what a process holds at a moment.
 type held struct{ goroutines, files int }
 
-// stopAndCount stops Caddy and returns what is still there without it.
+// stopAndCount stops Caddy and returns what the process still holds.
 func stopAndCount(t *testing.T, s *caddytest.Site, b *caddytest.Backend) held {
 	t.Helper()
 	if err := caddy.Stop(); err != nil {
@@ -291,7 +291,8 @@ func stopAndCount(t *testing.T, s *caddytest.Site, b *caddytest.Backend) held {
 	return held{runtime.NumGoroutine(), openFiles()}
 }
 
-// wantNothingLeft stops Caddy and compares what is still there with what was.
+// wantNothingLeft stops Caddy and compares what the process still holds with
+// what it held before.
 func wantNothingLeft(t *testing.T, s *caddytest.Site, b *caddytest.Backend, before held) {
 	t.Helper()
 	var after held
@@ -315,8 +316,8 @@ func acknowledge(t *testing.T, s *caddytest.Site, body []byte) {
 	})
 }
 
-// openFiles returns how many files this process has open, where that can be
-// known.
+// openFiles returns how many files this process has open, on systems that say
+// so.
 func openFiles() int {
 	files, err := os.ReadDir("/proc/self/fd")
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// A process that ends tells of the log lines that it has not written.
+// A process that ends reports the log lines that it has suppressed.
 func TestSuppressedLinesAreToldOfWhenTheProcessEnds(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("a process can't be asked to end here")

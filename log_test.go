@@ -45,8 +45,8 @@ func handlerLines(t *testing.T, s *caddytest.Site) (lines []line) {
 	return lines
 }
 
-// flood sends so many requests, over a few connections. One that breaks, as some
-// do beside a reload, has not brought its request to the guard.
+// flood sends this many requests, over a few connections. A request whose
+// connection breaks, as some do during a reload, has not reached the guard.
 func flood(t *testing.T, requests int, request func() *http.Request) {
 	t.Helper()
 	const senders = 8
@@ -73,8 +73,8 @@ func flood(t *testing.T, requests int, request func() *http.Request) {
 	wg.Wait()
 }
 
-// A flood of forgeries writes a few lines a second, also through a reload, and
-// none of the forgeries is forgotten. A site with error routes is no exception.
+// A flood of forgeries writes a few lines per second, even through a reload,
+// and all forgeries are counted. A site with error routes is no exception.
 func TestFloodWritesFewLines(t *testing.T) {
 	requests := 20_000
 	if testing.Short() {
@@ -119,7 +119,7 @@ func TestFloodWritesFewLines(t *testing.T) {
 			if told != requests {
 				t.Errorf("log tells of %d requests, want %d", told, requests)
 			}
-			// one for each reportAfter, and the last one, come on top
+			// plus one for each reportAfter, and the last one
 			if most := linesAtOnce + int(linesPerSecond*took.Seconds()+1) + int(took/reportAfter) + 2; len(lines) > most {
 				t.Errorf("%d lines in %s, want %d at most", len(lines), took, most)
 			}
@@ -130,7 +130,7 @@ func TestFloodWritesFewLines(t *testing.T) {
 	}
 }
 
-// Replays of an authentic event are as easy to make.
+// Replays of an authentic event are just as easy to make.
 func TestFloodOfReplaysWritesFewLines(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := caddytest.Run(t, caddytest.Guard(b, ""))
@@ -144,7 +144,7 @@ func TestFloodOfReplaysWritesFewLines(t *testing.T) {
 	}
 }
 
-// When a flood ends, the last number comes by itself.
+// When a flood ends, the last count is reported without another line.
 func TestSuppressedLinesAreToldLater(t *testing.T) {
 	t.Parallel() // it waits for reportAfter
 	told := make(chan int64, 1)
@@ -166,7 +166,7 @@ func TestSuppressedLinesAreToldLater(t *testing.T) {
 	}
 }
 
-// What is not written must not cost anything either.
+// Suppressed lines must cost nothing.
 func TestSuppressedLineDoesNotAllocate(t *testing.T) {
 	o := &outcome{name: "test", lines: newLineLimit(func() {})}
 	for range linesAtOnce {
@@ -222,7 +222,7 @@ func TestEachEventHasOneLine(t *testing.T) {
 	}
 }
 
-// Who finds that an event was dropped, and wants it once more, reads how.
+// The line of a dropped event says how to have it delivered once more.
 func TestLogTellsHowToDeliverADuplicateAgain(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s, admin := runWithAdmin(t, caddytest.Guard(b, ""))

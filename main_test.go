@@ -10,7 +10,7 @@ func TestMain(m *testing.M) {
 	caddytest.Main(m, caddytest.Hooks{BeforeSite: allowLogLines, AfterStop: waitForClosedStores})
 }
 
-// allowLogLines undoes what the test before may have used up.
+// allowLogLines resets the limits that an earlier test may have used up.
 func allowLogLines() {
 	for _, o := range outcomes {
 		o.reportSuppressed()

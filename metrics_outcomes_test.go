@@ -17,7 +17,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// Each request counts once, under what became of it.
+// Each request counts once, under its outcome.
 func TestMetricsCountEachOutcome(t *testing.T) {
 	s := newCountedSite(t)
 	seen := map[string]bool{}
@@ -35,22 +35,22 @@ func TestMetricsCountEachOutcome(t *testing.T) {
 	}
 }
 
-// counted is something that a sender does, and what must be counted for it: by the
-// only label that the counters have.
+// counted is something that a sender does, and what must be counted for it, by
+// the counters' only label.
 type counted struct {
 	name string
 	do   func()
 	want map[string]float64
 }
 
-// countedSite has an endpoint for each thing that may become of a request.
+// countedSite has an endpoint for each outcome of a request.
 type countedSite struct {
 	*caddytest.Site
 	t       *testing.T
 	store   *storetest.Faulty
 	answer  http.HandlerFunc // the backend's, changed between requests
 	holding chan struct{}    // receives when the backend begins to hold an event
-	release chan struct{}    // closed: the backend holds no longer
+	release chan struct{}    // closed: the backend no longer holds
 }
 
 func newCountedSite(t *testing.T) *countedSite {
@@ -88,7 +88,7 @@ func (s *countedSite) sendSignatures(values ...string) {
 	s.send(r)
 }
 
-// breakOff sends a part of what it announces.
+// breakOff sends part of the body that it announces.
 func (s *countedSite) breakOff(sig string) {
 	conn, err := net.Dial("tcp", s.Addr)
 	if err != nil {
@@ -184,7 +184,7 @@ func (s *countedSite) wantCounted(c counted) {
 	before := scrape(s.t, s.Site)
 	c.do()
 	got := map[string]float64{}
-	// A sender may have its answer before the request has ended.
+	// A sender may get its answer before the request has ended.
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		clear(got)
 		after := scrape(s.t, s.Site)

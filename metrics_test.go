@@ -154,7 +154,7 @@ func TestMetricsWithoutAStore(t *testing.T) {
 	}
 }
 
-// What is in flight and what the store refuses is seen while it is so.
+// The metrics show what is in flight, and what the store refuses to record.
 func TestMetricsOfTheMoment(t *testing.T) {
 	hold, release := make(chan struct{}), make(chan struct{})
 	b := caddytest.NewBackend(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -203,7 +203,7 @@ func TestMetricsAreNamedAsPrometheusAsks(t *testing.T) {
 	}
 }
 
-// Counting costs a request nothing that a collector would have to clean up.
+// Counting a request allocates nothing.
 func TestCountingDoesNotAllocate(t *testing.T) {
 	ev := &event{outcome: answerForSignature(signature.ErrMismatch).outcome}
 	matches := countersOfSecrets(1)

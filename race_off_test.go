@@ -2,5 +2,6 @@
 
 package instantapi
 
-// raceDetector leaves out what Caddy's own proxy has data races in.
+// raceDetector is for leaving out cases in which Caddy's own proxy has data
+// races.
 const raceDetector = false

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// eventOf returns an event of so many bytes of text, no two parts of which are the
-// same.
+// eventOf returns an event with this many bytes of text, no two parts of which
+// are the same.
 func eventOf(taskID string, size int) []byte {
 	var text strings.Builder
 	for i := 0; text.Len() < size; i++ {
@@ -27,8 +27,9 @@ func eventOf(taskID string, size int) []byte {
 	return fmt.Appendf(nil, `{"event_type":"task.completed","task_id":%q,"text":%q}`, taskID, text.String())
 }
 
-// upstream is a backend that counts its requests, and refuses the first ones: with
-// 503 before it has read their bodies, or behind them, or by closing.
+// upstream is a backend that counts its requests and refuses the first ones:
+// with 503 before it has read their bodies, with 503 after that, or by closing
+// the connection.
 type upstream struct {
 	addr   string
 	got    atomic.Int32
@@ -80,7 +81,7 @@ func (u *upstream) wantBody(t *testing.T, want []byte) {
 	}
 }
 
-// refusals are ways not to take an event.
+// refusals are ways not to accept an event.
 var refusals = map[string]func(http.ResponseWriter, *http.Request){
 	"503 behind the body": func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
@@ -118,8 +119,8 @@ func transportOf(protocol string) string {
 	}
 }
 
-// With several upstreams the proxy sends the body again, of which the guard has
-// every byte: the second upstream gets all of it.
+// With several upstreams the proxy sends the body again, and the guard has
+// every byte of it: the second upstream gets all of it.
 func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 	for _, protocol := range []string{"h1", "h2c", "fastcgi"} {
 		for refusal, refuse := range refusals {
@@ -152,8 +153,8 @@ func TestNextUpstreamGetsTheWholeBody(t *testing.T) {
 	}
 }
 
-// buffersAPart reports whether the proxy buffers a part of the body, as it does for
-// FastCGI by default, and does not ask for that part again.
+// buffersAPart reports whether the proxy buffers part of the body, as it does
+// for FastCGI by default, and does not read that part again.
 func buffersAPart(protocol, buffers string) bool {
 	return buffers == "request_buffers 4KiB\n" || buffers == "request_buffers 100KiB\n" || buffers == "" && protocol == "fastcgi"
 }
@@ -171,7 +172,7 @@ func TestNextUpstreamGetsASmallBody(t *testing.T) {
 	}
 }
 
-// A connection that the backend closes just when it is used again is no reason for
+// A connection that the backend closes just when it is reused is no reason for
 // a 502.
 func TestStaleConnectionIsNoFailure(t *testing.T) {
 	var bodies sync.Map // body → how often
@@ -288,7 +289,7 @@ func TestReplacedBodyIsNotOverruled(t *testing.T) {
 	}
 }
 
-// A proxy may turn to another backend by its own routes, too.
+// A proxy may also turn to another backend by its own routes.
 func TestHandleResponseGetsTheWholeBody(t *testing.T) {
 	event := eventOf("1", 200_000)
 	protocols := []string{"h1", "h2c", "fastcgi"}

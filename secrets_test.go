@@ -11,8 +11,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// A secret that was copied with more than itself makes all signatures bad, and so
-// it must not load in silence. It is told by its position, and never told.
+// A secret that was copied with something that is not part of it makes all
+// signatures bad, so it must not load silently. The warning names its position,
+// and never its value.
 func TestSecretThatWasCopiedBadlyIsDoubted(t *testing.T) {
 	const secret = "whsec_do_not_tell"
 	tests := []struct {
@@ -74,7 +75,8 @@ func TestSecretThatWasCopiedBadlyIsDoubted(t *testing.T) {
 	}
 }
 
-// A secret that is written into the configuration is not told by its source.
+// For a secret that is written into the configuration itself, the warning must
+// not quote its source.
 func TestDoubtfulSecretInTheConfigurationIsNotTold(t *testing.T) {
 	t.Setenv("INSTANTAPI_TEST_SECRET", "do_not_tell\n")
 	s := caddytest.Run(t, "instantapi_verify ` do_not_tell` {\nsecret {env.INSTANTAPI_TEST_SECRET} do_not_tell{env.INSTANTAPI_TEST_SECRET}\n}\nrespond ok")

@@ -38,11 +38,11 @@ func (s *startingSite) wantOtherSite(t *testing.T) {
 	caddytest.Do(t, caddytest.Signed("http://"+s.other, nil)).Want(t, 200, "bare")
 }
 
-// unavailable is trouble that can pass by itself.
+// unavailable is a fault that can pass by itself.
 func unavailable(context.Context) error { return fmt.Errorf("disk is full: %w", store.ErrUnavailable) }
 
-// Trouble that can pass by itself keeps no other site down, and the guard takes
-// events as soon as it has passed.
+// A fault that can pass by itself keeps no other site down, and the guard
+// accepts events as soon as it has passed.
 func TestUnavailableStoreIsOpenedWhenItCanBe(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := newStartingSite(t, unavailable)
@@ -66,7 +66,8 @@ func TestUnavailableStoreIsOpenedWhenItCanBe(t *testing.T) {
 	b.WantDeliveries(t, 1)
 }
 
-// The status says why the store is not open, and the metrics that it is not.
+// The status says why the store is not open, and the metrics say that it is
+// not.
 func TestStatusOfAStoreThatIsNotOpen(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := newStartingSite(t, unavailable)
@@ -93,8 +94,8 @@ func TestStatusOfAStoreThatIsNotOpen(t *testing.T) {
 	})
 }
 
-// With on_store_error forward, what was delivered without the store is recorded
-// when it opens.
+// With on_store_error forward, events that were delivered without the store are
+// recorded when it opens.
 func TestDeliveriesBeforeTheStoreIsOpenAreRecordedLater(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := newStartingSite(t, unavailable)
@@ -110,7 +111,7 @@ func TestDeliveriesBeforeTheStoreIsOpenAreRecordedLater(t *testing.T) {
 	caddytest.Eventually(t, "the delivery is recorded", func() bool { return len(s.Faulty.Records()) == 1 })
 }
 
-// What a person must mend keeps the configuration from loading.
+// A fault that a person must mend keeps the configuration from loading.
 func TestBrokenStoreFailsTheConfig(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := newStartingSite(t, func(context.Context) error { return errors.New("it is damaged: restore it") })
@@ -151,8 +152,8 @@ func TestSlowOpeningHoldsUpNoOtherSite(t *testing.T) {
 	s.wantOtherSite(t)
 }
 
-// A reload while the store is being opened joins it, and one to a config without
-// the guard ends it.
+// A reload while the store is being opened joins the opening, and a reload to a
+// config without the guard ends it.
 func TestReloadWhileTheStoreIsOpening(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	ended := make(chan struct{}, 1)

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// What becomes of events while the store fails.
+// These tests are about events while the store fails.
 
 func TestStoreFailsBeforeTheDelivery(t *testing.T) {
 	broken := storetest.Always(errors.New("disk on fire"))
@@ -40,7 +40,7 @@ func TestStoreFailsBeforeTheDelivery(t *testing.T) {
 		if mark := b.Deliveries()[0].Header.Values("X-InstantAPI-Deduplicated"); len(mark) != 1 || mark[0] != "false" {
 			t.Errorf("X-InstantAPI-Deduplicated is %q, want false", mark)
 		}
-		// this process knows all the same
+		// this process remembers the event all the same
 		s.Send(t, "1").WantDuplicate(t)
 		b.WantDeliveries(t, 1)
 	})
@@ -66,7 +66,8 @@ func TestStoreFailsAfterTheDelivery(t *testing.T) {
 	b.WantDeliveries(t, 2)
 }
 
-// A store that hangs for as long as it may takes nobody's answer away.
+// A store that hangs as long as its contract allows keeps no sender from
+// getting an answer.
 func TestStoreFailsByHanging(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, ""))

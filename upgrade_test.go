@@ -17,8 +17,8 @@ import (
 
 const noAnswer = `{"error": "No answer"}`
 
-// An upgrade ends at the guard, which has read the body by then: the backend gets
-// an ordinary request.
+// An upgrade request becomes an ordinary one at the guard, which has read the
+// body by then.
 func TestUpgradeDoesNotGoThrough(t *testing.T) {
 	for name, lines := range map[string]string{
 		"h2c, as Java's client asks": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n",
@@ -47,8 +47,8 @@ func TestUpgradeDoesNotGoThrough(t *testing.T) {
 	}
 }
 
-// switchingBackend answers each request with 101 and these lines, and counts what
-// arrives after that.
+// switchingBackend answers each request with 101 and these header lines, and
+// counts what arrives after that.
 type switchingBackend struct {
 	addr                string
 	requests, tunnelled atomic.Int32
@@ -77,7 +77,7 @@ func (b *switchingBackend) serve(conn net.Conn, lines string) {
 	b.tunnelled.Add(int32(n))
 }
 
-// A 101 is no delivery, and no tunnel.
+// A 101 is not a delivery, and opens no tunnel.
 func TestSwitchingProtocolsIsNoDelivery(t *testing.T) {
 	for _, lines := range []string{
 		"", "Connection: Upgrade\r\nUpgrade: websocket\r\n", "Upgrade: h2c\r\n", "Connection: Upgrade\r\nUpgrade: \xfc\r\n",
@@ -130,7 +130,7 @@ func TestSwitchingProtocolsIsNoDeliveryOverHTTP2(t *testing.T) {
 	}
 }
 
-// Whoever ends a request without an answer has not taken the event.
+// A handler that ends a request without an answer has not accepted the event.
 func TestNoAnswerIsNoDelivery(t *testing.T) {
 	for _, routes := range []string{"test silent", "header X-Set by-nobody\ntest silent", "test switch", "test switch_and_write"} {
 		s := caddytest.Run(t, "route {\ninstantapi_verify "+caddytest.Secret+"\n"+routes+"\n}")
@@ -143,7 +143,7 @@ func TestNoAnswerIsNoDelivery(t *testing.T) {
 	}
 }
 
-// Nobody behind the guard gets hold of the sender's connection.
+// No handler behind the guard can take over the sender's connection.
 func TestConnectionIsNotGivenAway(t *testing.T) {
 	s := caddytest.Run(t, "instantapi_verify "+caddytest.Secret+"\ntest hijack")
 	for range 2 {

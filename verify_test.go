@@ -17,7 +17,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// What is a whole, authentic event, and what is not.
+// These tests are about which requests are whole, authentic events.
 
 func TestVectors(t *testing.T) {
 	file, err := os.ReadFile("testdata/vectors/signatures.json")

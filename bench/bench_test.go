@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 
 var caddyProgram string
 
-// short is a run that measures nothing worth knowing, but all of it.
+// short is a run of all measurements that is too short for its figures to mean
+// anything.
 
 func short(t *testing.T, groups ...group) options {
 	t.Helper()
@@ -106,7 +107,7 @@ func TestEveryScenarioIsMeasured(t *testing.T) {
 	}
 }
 
-// What is fast because it is wrong must not come out as a figure.
+// A server that is fast because it answers wrongly must not get a figure.
 
 func TestWrongAnswersFailTheRun(t *testing.T) {
 	respond := "respond `" + backendAnswer + "` 200"
@@ -142,7 +143,8 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 	}
 }
 
-// A server that answers first and forwards later would do so in nobody's turn.
+// A server that answers first and forwards later would do part of its work
+// outside its turn.
 
 func TestWhatIsForwardedLaterFailsTheRun(t *testing.T) {
 	const says = "the backend got 1 request after"
@@ -200,7 +202,7 @@ func TestWhatIsForwardedLaterFailsTheRun(t *testing.T) {
 				io.WriteString(w, "later")
 				return
 			}
-			// One that Caddy waits for when it ends: the turns are over then.
+			// Caddy waits for this one when it ends, after all turns are over.
 			close(held)
 			for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 				conn, err := net.Dial("tcp", r.Host)
@@ -220,7 +222,8 @@ func TestWhatIsForwardedLaterFailsTheRun(t *testing.T) {
 	})
 }
 
-// A server that has refused the bodies needs little memory, which is no figure.
+// A server that refuses the bodies needs little memory, and must not get a
+// figure.
 
 // A server that is slower than the rate makes each request later than the one
 

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { caddytest.Main(m, caddytest.Hooks{}) }
 // root is the repository's.
 const root = ".."
 
-// documents returns the paths of what there is to read in this repository.
+// documents returns the paths of this repository's documents.
 func documents(t *testing.T) (paths []string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -159,8 +159,8 @@ func TestDocsNameTestsThatExist(t *testing.T) {
 	}
 }
 
-// TestTroubleshootingQuotesWhatIsSaid checks that a message in the first column,
-// for which somebody may search the page, is one of the program's.
+// TestTroubleshootingQuotesWhatIsSaid checks that each message in the first
+// column, which readers may search for, is one that the program has.
 func TestTroubleshootingQuotesWhatIsSaid(t *testing.T) {
 	code := sources(t, func(path string) bool { return !isTest(path) })
 	symptoms := regexp.MustCompile(`(?m)^\| ([^|]+) \|`).FindAllStringSubmatch(prose(t, "troubleshooting.md"), -1)

@@ -8,8 +8,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// TestScopesOfTheDocs does to the configs below the heading "scope" what they
-// are there for: the spellings of an endpoint are one, and tenants are several.
+// TestScopesOfTheDocs checks that the configs below the heading "scope" do what
+// the page says: all spellings of an endpoint are one scope, and each tenant
+// has its own.
 func TestScopesOfTheDocs(t *testing.T) {
 	_, section, found := strings.Cut(caddytest.ReadFile(t, "options.md"), "\n## `scope`\n")
 	if !found {

@@ -45,7 +45,7 @@ func testFlask(t *testing.T) {
 }
 
 func startFlask(t *testing.T, port string) *caddytest.Process {
-	// Debian's own first: it has Flask where apt was asked for it, also on a
+	// Debian's Python comes first: it has Flask if apt installed it, even on a
 	// machine whose PATH leads to another Python.
 	var python string
 	for _, candidate := range []string{"/usr/bin/python3", "python3"} {
@@ -89,7 +89,8 @@ func testTutorialBackend(t *testing.T, config, port string, backend *caddytest.P
 		{name: "forged, other spelling of the path", path: "/Webhooks/InstantAPI/", body: event("task.completed", "forged"), secret: "forged", status: 401},
 		{name: "forged, doubled slash", path: "//webhooks//instantapi", body: event("task.completed", "forged"), secret: "forged", status: 401},
 		{name: "forged, dot segment", path: "/x/../webhooks/instantapi", body: event("task.completed", "forged"), secret: "forged", status: 401},
-		// The last one, so that whatever came through before it stands before it.
+		// This is the last event, so the lines of whatever got through come
+		// before its line.
 		{name: "completed after failed", body: event("task.completed", "b"), answer: received},
 	} {
 		call.make(t, url)

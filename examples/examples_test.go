@@ -10,9 +10,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// TestExamples does with every example what its reader would: it builds
-// examples/caddy, runs it with the example's config and the example's backend,
-// and sends events. Only the ports are others.
+// TestExamples does with every example what a reader would: it builds
+// examples/caddy, runs it with the example's config and backend, and sends
+// events. Only the ports differ.
 func TestExamples(t *testing.T) {
 	drive := map[string]func(*testing.T){
 		"quickstart": func(t *testing.T) { testQuickstart(t, "quickstart/Caddyfile") },
@@ -95,7 +95,7 @@ var unusableUpstreams = map[string]func(*testing.T) (address string){
 	"the first dies over the event": dyingUpstream,
 }
 
-// largeEvent is more than the buffers hold that are between sender and backend.
+// largeEvent is larger than the buffers between sender and backend.
 func largeEvent() string { return event("task.completed", strings.Repeat("x", 1<<20)) }
 
 func testUpstreams(t *testing.T) {
@@ -106,7 +106,7 @@ func testUpstreams(t *testing.T) {
 }
 
 // testFallback checks that the error route's guard records what the fallback
-// takes, and nothing else.
+// accepts, and nothing else.
 func testFallback(t *testing.T) {
 	for name, first := range unusableUpstreams {
 		t.Run(name, func(t *testing.T) { testSecondTakes(t, "fallback/Caddyfile", first(t)) })
@@ -117,14 +117,14 @@ func testFallback(t *testing.T) {
 			"127.0.0.1:3000": caddytest.FreeAddr(t),
 			"127.0.0.1:3001": caddytest.FreeAddr(t),
 		})
-		for range 2 { // what nobody took is no duplicate
+		for range 2 { // an event that no backend accepted is not a duplicate
 			call{name: "refused", body: event("task.completed", "1"), status: 502}.make(t, url)
 		}
 	})
 }
 
-// testSecondTakes checks that the second backend gets what the first one can't
-// take, and that this counts as delivered.
+// testSecondTakes checks that the second backend gets the events that the first
+// one can't accept, and that they count as delivered.
 func testSecondTakes(t *testing.T, config, first string) {
 	second := caddytest.NewBackend(t, nil)
 	url := run(t, config, addresses{"127.0.0.1:3000": first, "127.0.0.1:3001": second.Addr()})

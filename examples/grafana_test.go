@@ -13,8 +13,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// testGrafana checks that what the dashboard and the alert rules ask for is in a
-// scrape: a name that is misspelt shows nothing, and says so nowhere.
+// testGrafana checks that a scrape has all that the dashboard and the alert
+// rules ask for: a misspelt name shows nothing, and causes no error.
 func testGrafana(t *testing.T) {
 	backend := caddytest.NewBackend(t, nil)
 	metrics := ":" + caddytest.FreePort(t)

@@ -30,12 +30,11 @@ func caddy(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// addresses maps what an example listens on, or forwards to, to what it does in
-// a test.
+// addresses maps the addresses in an example to those used in a test.
 type addresses map[string]string
 
-// run starts Caddy with an example's config, which listens on :8080, and returns
-// the URL that stands for it.
+// run starts Caddy with an example's config, which listens on :8080, and
+// returns the URL to use instead.
 func run(t *testing.T, config string, replace addresses, env ...string) (url string) {
 	t.Helper()
 	port := caddytest.FreePort(t)
@@ -62,7 +61,7 @@ func replaceAddress(t *testing.T, text, from, to string) string {
 // event returns an event's body.
 func event(eventType, taskID string) string { return string(caddytest.EventOf(eventType, taskID)) }
 
-// call is a request, and what must come of it.
+// call is a request, and the answer that it must get.
 type call struct {
 	name   string
 	path   string // default: /webhooks/instantapi

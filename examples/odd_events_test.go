@@ -13,8 +13,8 @@ import (
 )
 
 // oddEvent is an authentic event that a framework may choke on, and the line
-// that the example's backend writes about it. If a backend answered anything but
-// 2xx, it would get the event again for as long as the sender's patience lasts.
+// that the example's backend writes about it. A backend that answers anything
+// but 2xx gets the event again until the sender gives up.
 type oddEvent struct {
 	name   string
 	header map[string]string
@@ -94,8 +94,8 @@ func testOddEvents(t *testing.T, url string, backend *caddytest.Process) {
 	}
 }
 
-// asPattern makes a regular expression of a line: only "\", "{" and "." in it
-// are meant literally.
+// asPattern turns a line into a regular expression, in which only "\", "{" and
+// "." are literal.
 func asPattern(line string) string {
 	return strings.NewReplacer(`\[`, `\[`, `\]`, `\]`, `\`, `\\`, `{`, `\{`, `.`, `\.`).Replace(line)
 }

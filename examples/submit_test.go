@@ -18,11 +18,10 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// TestSubmit goes the whole way: the tutorial's clients hand in tasks, the
-// sandbox takes them, and the tutorial's backends get the results through Caddy.
-// Half of the events are delivered twice, half of the tasks fail, and each
-// backend fails at first at half of the events. All the same it gets each result
-// once.
+// TestSubmit runs the whole loop: the tutorial's clients submit tasks to the
+// sandbox, and the tutorial's backends get the results through Caddy. Half of
+// the events are delivered twice, half of the tasks fail, and each backend at
+// first fails on half of the events. All the same it gets each result once.
 func TestSubmit(t *testing.T) {
 	clients := submitClients(t)
 	for _, backend := range []struct {
@@ -57,8 +56,8 @@ func TestSubmit(t *testing.T) {
 	}
 }
 
-// TestSubmitErrors hands in tasks where it can't be done. One line says why, and
-// the key is not in it.
+// TestSubmitErrors submits tasks in ways that must fail. One line says why, and
+// does not contain the key.
 func TestSubmitErrors(t *testing.T) {
 	const key = "tell-nobody"
 	answer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -87,7 +86,7 @@ func TestSubmitErrors(t *testing.T) {
 	}
 }
 
-// submitClients are the commands that hand in tasks.
+// submitClients are the commands that submit tasks.
 func submitClients(t *testing.T) map[string][]string {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -99,7 +98,7 @@ func submitClients(t *testing.T) map[string][]string {
 	}
 }
 
-// runSubmit hands in a task.
+// runSubmit submits a task.
 func runSubmit(t *testing.T, client []string, input string, env ...string) (output string, err error) {
 	cmd := exec.CommandContext(t.Context(), client[0], client[1], "summarize", input)
 	cmd.Env = slices.Concat(caddytest.UserEnviron(), env, []string{"no_proxy=127.0.0.1", "PYTHONUTF8=1"})
@@ -122,7 +121,7 @@ func startSandbox(t *testing.T, args ...string) sandboxProcess {
 	return sandboxProcess{startBackend(t, cmd, "taking tasks on"), "http://" + address}
 }
 
-// submit hands in a task with one of the clients and returns the task's ID.
+// submit submits a task with one of the clients and returns the task's ID.
 func (s sandboxProcess) submit(t *testing.T, client []string, endpoint, input string) (taskID string) {
 	t.Helper()
 	output, err := runSubmit(t, client, input,
@@ -187,8 +186,8 @@ func checkReceived(t *testing.T, output string, inputs map[string]string) {
 	}
 }
 
-// checkSent checks that it was not all plain sailing. With 24 tasks, chance makes
-// one of these wrong once in some millions of runs.
+// checkSent checks that there were failures and repeats. With 24 tasks, chance
+// leaves one of them out once in some millions of runs.
 func checkSent(t *testing.T, output string, tasks map[string]string) {
 	t.Helper()
 	for what, pattern := range map[string]string{
@@ -205,8 +204,9 @@ func checkSent(t *testing.T, output string, tasks map[string]string) {
 	}
 }
 
-// failFirst stands between Caddy and a backend and fails at first at every other
-// event, in turn with an error and without an answer. It returns its port.
+// failFirst stands between Caddy and a backend and fails the first attempt at
+// every other event, alternately with an error and without an answer. It
+// returns its port.
 func failFirst(t *testing.T, port string) string {
 	target, err := url.Parse("http://127.0.0.1:" + port)
 	if err != nil {

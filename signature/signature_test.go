@@ -30,7 +30,7 @@ func TestParse(t *testing.T) {
 		{[]string{"sha256= " + good[:32] + " " + good[32:]}, ErrMalformed},
 		{[]string{"sha256=\u00a0" + good}, ErrMalformed},
 		{[]string{"sha256=" + good + " "}, ErrMalformed},
-		{[]string{" " + good}, ErrMalformed}, // net/http takes it away
+		{[]string{" " + good}, ErrMalformed}, // net/http removes the space
 		{[]string{"SHA256=" + good}, ErrMalformed},
 		{[]string{"sha1=" + good}, ErrMalformed},
 		{[]string{"sha256=sha256=" + good}, ErrMalformed},
@@ -59,7 +59,7 @@ func TestVerify(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// twice, because HMAC states are used again
+		// twice, because HMAC states are reused
 		for range 2 {
 			got, err := v.Verify(body, sig)
 			if got != want || (err == nil) != (want >= 0) {
@@ -82,7 +82,7 @@ func TestNoSecretNoVerifier(t *testing.T) {
 	}
 }
 
-// Every single-bit change of a signature must be seen.
+// Every single-bit change of a signature must be detected.
 func TestEveryBitOfTheSignatureCounts(t *testing.T) {
 	v, _ := NewVerifier("secret")
 	body := []byte("body")

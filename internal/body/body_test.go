@@ -13,7 +13,7 @@ import (
 )
 
 // What arrives is what was sent, at every size at which a buffer grows, however
-// the bytes come in and whether their number is announced.
+// the bytes come in, and whether or not their number is announced.
 func TestBodyIsReadWhole(t *testing.T) {
 	for _, size := range []int{0, 1, firstBuffer - 1, firstBuffer, firstBuffer + 1, secondBuffer, secondBuffer + 1,
 		64 << 10, 1<<20 - 1, 1 << 20, largestPooled, largestPooled + 1} {
@@ -63,8 +63,8 @@ func TestBodyHasNoMoreRoomThanItNeeds(t *testing.T) {
 	}
 }
 
-// stingy sends zeros little by little, and fails the test where the buffer becomes
-// more than twice what was sent.
+// stingy sends zeros little by little, and fails the test if the buffer becomes
+// larger than twice what was sent.
 type stingy struct {
 	t           *testing.T
 	sent, total int
@@ -82,10 +82,10 @@ func (s *stingy) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// The buffers that a body grew out of, and at its release the last one, serve
-// the next bodies. In bytes, because with -race a pool drops a quarter of what it
-// is given: about 255,000 bytes a body are allocated then, else next to none, and
-// half a million if one of the two is forgotten.
+// The buffers that a body grew out of, and on its release the last one, serve
+// the next bodies. The limit is in bytes, because with -race a pool drops a
+// quarter of what it gets: then about 255,000 bytes per body are allocated,
+// otherwise next to none, and half a million if one of the two is not returned.
 func TestBuffersAreUsedAgain(t *testing.T) {
 	const size, bodies = 400_000, 500
 	sent := make([]byte, size)
@@ -104,7 +104,7 @@ func TestBuffersAreUsedAgain(t *testing.T) {
 	}
 }
 
-// A proxy that is still sending when its request has ended gets no more of the
+// A proxy that is still sending after its request has ended gets no more of the
 // body, and nothing of the next one in the same buffer.
 func TestReleasedBodyGivesNothingAway(t *testing.T) {
 	const size = 60_000

@@ -96,7 +96,7 @@ func TestLateDialDoesNotDisturbAnAttempt(t *testing.T) {
 	wantRead(t, o, "tent")
 }
 
-// forward_auth asks another backend before, without a body.
+// forward_auth first asks another backend, without a body.
 func TestRequestWithoutTheBodyIsNoAttempt(t *testing.T) {
 	o := newBody(t, "content").Outgoing()
 	trace := o.Trace(mustNotStop(t))
@@ -112,7 +112,7 @@ func TestRequestWithoutTheBodyIsNoAttempt(t *testing.T) {
 	wantRead(t, o, "content")
 }
 
-// Where the last attempt is still sending, the next one waits for its end.
+// If the last attempt is still sending, the next one waits until it ends.
 func TestAttemptsDoNotMix(t *testing.T) {
 	o := newBody(t, "content").Outgoing()
 	trace := o.Trace(mustNotStop(t))
@@ -138,7 +138,7 @@ func TestAttemptsDoNotMix(t *testing.T) {
 	wantRead(t, o, "content")
 }
 
-// A proxy that buffers a part begins with what it has left of that.
+// A proxy that buffers part of the body begins with what is left of that.
 func TestPartInABufferIsNotSentTwice(t *testing.T) {
 	t.Run("first attempt", func(t *testing.T) {
 		o := newBody(t, "content").Outgoing()
@@ -201,7 +201,7 @@ func mustNotStop(t *testing.T) func() {
 	return func() { t.Error("attempt is stopped") }
 }
 
-// A handler reads it again as well.
+// A handler can read the body again as well.
 func TestHandlerReadsAgain(t *testing.T) {
 	o := newBody(t, "content").Outgoing()
 	for range 3 {
@@ -230,8 +230,8 @@ func TestAgainIsIndependent(t *testing.T) {
 	wantReadError(t, another, ErrReleased)
 }
 
-// Another body that a handler has put in the place of this one is not to be
-// replaced by it where net/http sends it again.
+// If a handler has replaced the body, net/http must not send the original one
+// when it sends the request again.
 func TestReplacedBodyIsNotSentAgain(t *testing.T) {
 	o := newBody(t, "content").Outgoing()
 	o.Close()
@@ -287,8 +287,8 @@ func TestEarlyAnswerDoesNotSpoilTheNextAttempt(t *testing.T) {
 	}
 }
 
-// Behind an attempt that is over, another proxy reads all of it, and may buffer a
-// part beforehand.
+// After an attempt has ended, another proxy reads the whole body, and may
+// buffer part of it first.
 func TestAnotherProxyReadsAllOfIt(t *testing.T) {
 	for name, attempt := range map[string]func(*httptrace.ClientTrace, *Outgoing){
 		"behind HTTP": func(trace *httptrace.ClientTrace, o *Outgoing) {

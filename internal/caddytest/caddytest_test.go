@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { Main(m, Hooks{}) }
 
-// Ports differ, are free, and are not those of outgoing connections.
+// The ports differ, are free, and are not those of outgoing connections.
 func TestFreePortsAreFree(t *testing.T) {
 	seen := map[string]bool{}
 	for range 50 {

@@ -16,8 +16,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// An answer that comes before the body was read is an answer, also where the
-// server hangs up behind it.
+// An answer that comes before the body is read counts, even if the server hangs
+// up after it.
 func TestEarlyAnswersArrive(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("the system throws away what has arrived when a connection is reset")
@@ -84,7 +84,8 @@ func TestAServerThatHangsUpWithoutAnAnswerIsReported(t *testing.T) {
 	}
 }
 
-// What can't be begun has an error: net/http may send it on another connection.
+// A request that can't be begun fails, so that net/http can send it on another
+// connection.
 func TestAConnectionTellsOfWhatCannotBeBegun(t *testing.T) {
 	ours, theirs := net.Pipe()
 	theirs.Close()

@@ -11,7 +11,7 @@ func TestLookupTellsWhatHappened(t *testing.T) {
 	s, slow, release := runAdminSite(t, caddytest.NewBackend(t, nil))
 	s.post(t, s.hook, "task.completed", "a", caddytest.FromBackend)
 
-	// Without a type, both are meant.
+	// Without a type, the question is about both.
 	s.ask(t, "lookup", "--url", s.hook, "--task-id", "a").
 		Want(t, 0, `"task.completed"`, "delivered", "backend status:  200", " from now)", `"task.failed"`, "unknown")
 	s.ask(t, "lookup", "--url", s.hook, "--task-id", "a", "--event-type", "task.failed").Want(t, 4, "unknown")

@@ -10,10 +10,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// TestReadmeTryIt does what the README, and docs/observing.md where the README
-// sends its reader next, say to do beside the quick start's Caddy:
-// send, send again, forge, look up, forget. It compares what is printed. Only the
-// ports are others.
+// TestReadmeTryIt runs the commands that the README, and docs/observing.md
+// after it, give for the quick start's Caddy: send, send again, forge, look up,
+// forget. It compares what they print. Only the ports differ.
 func TestReadmeTryIt(t *testing.T) {
 	var pages []byte
 	for _, page := range []string{"../../README.md", "../../docs/observing.md"} {

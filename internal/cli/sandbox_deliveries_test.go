@@ -65,8 +65,8 @@ func TestSandboxRetries(t *testing.T) {
 			t.Errorf("an attempt sends %s, the first one sent %s", attempt.Body, attempts[0].Body)
 		}
 	}
-	// At least half of 200, 400, 800 and 1600 ms, and in one of the pauses the time that
-	// the attempt took.
+	// The pauses are at least half of 200, 400, 800 and 1600 ms, and one of
+	// them includes the time that the attempt took.
 	for i, atLeast := range []time.Duration{100, 200, 400, 800} {
 		if pause := times[i+1].Sub(times[i]); pause < atLeast*time.Millisecond {
 			t.Errorf("attempt %d came %s after the one before, want at least %d ms", i+2, pause, atLeast)
@@ -74,8 +74,8 @@ func TestSandboxRetries(t *testing.T) {
 	}
 }
 
-// TestSandboxPrintsNothingThatATerminalObeys has to do with a webhook_url and with
-// a server that want to write on the screen.
+// TestSandboxPrintsNothingThatATerminalObeys tries a webhook_url and a server
+// that send control characters.
 func TestSandboxPrintsNothingThatATerminalObeys(t *testing.T) {
 	endless := []byte("X-Long: " + strings.Repeat("x", 1000) + "\r\n")
 	addr := caddytest.Serve(t, func(conn net.Conn) {

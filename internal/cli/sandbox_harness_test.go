@@ -100,7 +100,7 @@ func (s *runningSandbox) request(method, path, body string) *http.Request {
 	return r
 }
 
-// submit hands in a task and returns its ID.
+// submit submits a task and returns its ID.
 func (s *runningSandbox) submit(webhook string) string {
 	s.t.Helper()
 	return s.submitBody(fmt.Sprintf(`{"task":"summarize","input":"A text","options":{"length":"short"},"webhook_url":%q}`, webhook))

@@ -107,7 +107,7 @@ func TestSandboxFlags(t *testing.T) {
 			t.Errorf("%q: a credential is in the output:\n%s", test.args, out.String())
 		}
 	}
-	// With a key of its own others may reach it.
+	// With a key of its own, the sandbox may be reachable from other machines.
 	listener, err := sandboxListen("0.0.0.0:0", hidden)
 	if err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// TestExchangeBlamesTheRightTimeout has to do with one that is not the caller's.
+// TestExchangeBlamesTheRightTimeout tries a timeout that is not the caller's.
 func TestExchangeBlamesTheRightTimeout(t *testing.T) {
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hangs reports whether do is still at it after a while. Where it is, done is
-// closed when it is not any more.
+// hangs reports whether do still has not returned after a while. If so, done is
+// closed when it returns.
 func hangs(do func()) (hanging bool, done <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() {
@@ -160,8 +160,9 @@ func TestMappedFilesAreShared(t *testing.T) {
 	}
 }
 
-// A page that the kernel has dropped is read again, and may hang. It is asked for
-// with a system call here: a page fault would keep a processor of this process.
+// A page that the kernel has dropped is read again, and the read may hang. This
+// test uses a system call, because a page fault would keep a processor of this
+// process.
 func TestPageFaultsAreReads(t *testing.T) {
 	f := Mount(t)
 	file, err := os.Open(f.file(t, "file", strings.Repeat("x", 4096)))

@@ -15,8 +15,8 @@ import (
 )
 
 // BenchmarkClaim measures the ledger alone, with a store that costs next to
-// nothing: the way of a new event from its claim to its end, on events of their
-// own and on one that all callers want, and the way of a known one.
+// nothing: new events, each with one caller or with all callers on the same
+// one, from the claim to its end, and known events.
 func BenchmarkClaim(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("own-events/callers=%d", callers), func(b *testing.B) {
@@ -44,8 +44,8 @@ func (fixedStore) Forget(_ context.Context, _ store.Identity) error { return nil
 
 func (fixedStore) Close() error { return nil }
 
-// claimConcurrently claims b.N events from so many callers at once. Who waited
-// for a delivery has its outcome, and so claims nothing.
+// claimConcurrently claims b.N events from this many callers at once. A caller
+// that waited for a delivery gets its outcome, and so claims nothing.
 func claimConcurrently(b *testing.B, callers int, event func() store.Identity, known bool) {
 	l := newTestLedger(fixedStore{known})
 	var next, claimed atomic.Int64
@@ -64,7 +64,7 @@ func claimConcurrently(b *testing.B, callers int, event func() store.Identity, k
 					continue
 				}
 				claimed.Add(1)
-				runtime.Gosched() // while it is delivered others come
+				runtime.Gosched() // meanwhile other callers come
 				if err := c.Delivered(store.Record{Status: 200}); err != nil {
 					b.Error(err)
 				}
@@ -75,7 +75,7 @@ func claimConcurrently(b *testing.B, callers int, event func() store.Identity, k
 	b.ReportMetric(float64(claimed.Load())/float64(b.N), "claims/op")
 }
 
-// quickID is random, and costs nothing beside what is measured.
+// quickID returns a random identity, and costs next to nothing.
 func quickID() (id store.Identity) {
 	binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	binary.BigEndian.PutUint64(id[8:], rand.Uint64())

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// A store without room for more events still says which it has.
+// A store without room for more events still knows those that it has.
 func TestAskingAFullStore(t *testing.T) {
 	known, unknown := store.Identity{1}, store.Identity{2}
 	full := fmt.Errorf("%w: 1 B free", store.ErrCannotRecord)
@@ -37,7 +37,7 @@ func TestAskingAFullStore(t *testing.T) {
 	}
 }
 
-// A forgetting may come while the deliveries that the store refused are being
+// Events may be forgotten while the deliveries that the store refused are being
 // recorded.
 func TestForgettingAmongLateRecords(t *testing.T) {
 	for range 200 {

@@ -25,7 +25,7 @@ var testMetrics = Metrics{
 	LookupSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{}), RecordSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{}),
 }
 
-// Claiming costs a request little that a collector would have to clean up.
+// A claim allocates little.
 func TestClaimingHardlyAllocates(t *testing.T) {
 	l := newTestLedger(new(storetest.Faulty))
 	claims := testing.AllocsPerRun(1000, func() {

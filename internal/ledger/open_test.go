@@ -20,7 +20,7 @@ var (
 	errFull    = fmt.Errorf("disk is full: %w", store.ErrUnavailable)
 )
 
-// openingLedger is a ledger whose store opens as a test says.
+// openingLedger is a ledger whose store opens when and as a test says.
 type openingLedger struct {
 	*Ledger
 	result   atomic.Pointer[error] // of opening; nil: it does not end
@@ -56,7 +56,7 @@ func (l *openingLedger) close(t *testing.T) {
 	}
 }
 
-// Only what a person must mend is an error to a configuration that loads.
+// Only a fault that a person must mend keeps a configuration from loading.
 func TestAwaitOpenTellsWhatAPersonMustMend(t *testing.T) {
 	for name, test := range map[string]struct{ result, want error }{
 		"open":        {nil, nil},
@@ -73,8 +73,8 @@ func TestAwaitOpenTellsWhatAPersonMustMend(t *testing.T) {
 	}
 }
 
-// A store that could not be opened is tried again until it can be: soon if that
-// may pass by itself, and later if a person must mend it.
+// A store that can't be opened is tried again until it can be: soon if the
+// cause may pass by itself, and later if a person must mend it.
 func TestOpeningIsTriedAgain(t *testing.T) {
 	for name, test := range map[string]struct {
 		result error
@@ -108,8 +108,8 @@ func TestOpeningIsTriedAgain(t *testing.T) {
 	}
 }
 
-// An opening that takes long holds up neither a configuration nor a request for
-// longer than patience, and the store is used as soon as it is open.
+// A slow opening holds up neither a configuration nor a request for longer than
+// patience, and the store is used as soon as it is open.
 func TestSlowOpeningHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened := make(chan struct{})
@@ -139,7 +139,7 @@ func TestSlowOpeningHoldsUpNobody(t *testing.T) {
 	})
 }
 
-// Closing ends an opening, and lets go of the storage.
+// Closing ends an opening, and releases the storage.
 func TestCloseWhileTheStoreIsOpening(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newOpeningLedger(new(storetest.Faulty), nil)
@@ -149,12 +149,12 @@ func TestCloseWhileTheStoreIsOpening(t *testing.T) {
 }
 
 // A store that does not answer does not keep a process from ending; the storage
-// is not given to anybody else before it does.
+// is not released before the store answers.
 func TestCloseOfAStoreThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opened, released := make(chan struct{}), make(chan struct{})
 		l := Open(func(context.Context) (store.Store, error) {
-			<-opened // without a look at the context
+			<-opened // ignores the context
 			return new(storetest.Faulty), nil
 		}, func() { close(released) }, zap.NewNop, testMetrics)
 		start := time.Now()

@@ -37,13 +37,15 @@ const (
 	walkActors = 8
 	walkSteps  = 150
 
-	// The actors go from event to event together, each to one of the nearest, so
-	// that they meet and there is always an event that nobody has delivered yet.
+	// The actors move from event to event together, each to one of the nearest,
+	// so that they meet, and so that there is always an event that nobody has
+	// delivered yet.
 	walkNear   = 4
 	walkEvents = walkSteps + walkNear - 1
 )
 
-// walk is the world of one random walk, and the model that it is checked against.
+// walk is the state of one random walk, and the model that it is checked
+// against.
 type walk struct {
 	t      *testing.T
 	store  storetest.Faulty
@@ -105,8 +107,8 @@ func (w *walk) end() {
 	}
 }
 
-// step is what an actor does at an event: now and then something goes wrong in the
-// world, or the event is forgotten; else the actor tries to deliver it.
+// step is what an actor does at an event: now and then something goes wrong, or
+// the event is forgotten; otherwise the actor tries to deliver it.
 func (w *walk) step(rnd *rand.Rand, event int) {
 	if rnd.IntN(40) == 0 {
 		w.disturb(rnd)
@@ -159,7 +161,7 @@ func (w *walk) forget(event int) {
 	_, _ = ledger.Forget(context.Background(), walkID(event))
 }
 
-// deliver claims an event and delivers it in one of three cases, with a sender
+// deliver claims an event and, in one of three cases, delivers it, for a sender
 // that may hang up and a wait that may be too short.
 func (w *walk) deliver(rnd *rand.Rand, event int) {
 	w.mu.Lock()
@@ -191,12 +193,14 @@ func (w *walk) deliver(rnd *rand.Rand, event int) {
 		c.Release()
 		return
 	}
-	// With an error it is acknowledged, too: in this life the memory knows it.
+	// Even with an error the event is acknowledged: in this life the process
+	// remembers it.
 	_ = c.Delivered(store.Record{Status: 200})
 	w.inLife(life, func() { w.delivered[event] = !w.forgotten[event] })
 }
 
-// inLife calls do unless that life is over: what it still does is nobody's business.
+// inLife calls do unless that life is over: what is left of it no longer
+// matters.
 func (w *walk) inLife(life int, do func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -14,9 +14,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// FuzzMembers compares Members with two judges: the library, which takes fewer
-// documents, and a reading of the same rules one byte at a time, which takes the
-// same ones.
+// FuzzMembers compares Members with two references: the library, which accepts
+// fewer documents, and an implementation of the same rules that reads one byte
+// at a time, which accepts the same ones.
 func FuzzMembers(f *testing.F) {
 	for _, seed := range seeds() {
 		f.Add([]byte(seed))
@@ -48,7 +48,7 @@ func FuzzMembers(f *testing.F) {
 	})
 }
 
-// seeds are documents of each kind, and what is close to being one.
+// seeds are documents of each kind, and texts that are nearly documents.
 func seeds() []string {
 	all := []string{
 		`{}`, ` { } `, "\ufeff{}", `{"event_type":"task.completed","task_id":"1"}`, `{"task_id":1,"task_id":null}`, `{"task_id":{"a":[1,2,{}]}}`,
@@ -145,7 +145,8 @@ func nested(text string) (value string, ok bool) {
 	return "", false
 }
 
-// characters returns what a quoted name says, or something that no name is.
+// characters returns the text of a quoted name, or something that equals no
+// name.
 func characters(name string) string {
 	dec := jsontext.NewDecoder(strings.NewReader(name), jsontext.AllowInvalidUTF8(true))
 	token, err := dec.ReadToken()

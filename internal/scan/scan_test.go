@@ -148,7 +148,7 @@ func TestErrorsSayWhatIsWrongAndWhere(t *testing.T) {
 	}
 }
 
-// Whoever must not answer for an event finds its name also before a fault.
+// Names are found even in front of a fault: mentionsTask relies on that.
 func TestMembersBeforeAFaultAreFound(t *testing.T) {
 	values, err := members([]byte(`{"task\u005fid":1,"result":[`))
 	if err == nil || string(values[0]) != "1" || values[1] != nil {
@@ -156,8 +156,8 @@ func TestMembersBeforeAFaultAreFound(t *testing.T) {
 	}
 }
 
-// Nothing that a sender can write takes longer than its length is worth: with a
-// second look at the same bytes for each of them, these would take hours.
+// The time grows only with the length, whatever a sender writes: a scan that
+// reads the same bytes again for each byte would take hours for these bodies.
 func TestTimeGrowsWithTheLengthOnly(t *testing.T) {
 	const size = 2 << 20
 	for name, item := range map[string]string{

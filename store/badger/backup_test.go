@@ -95,7 +95,8 @@ func TestUnfinishedBackupIsRefused(t *testing.T) {
 	caddytest.WantError(t, err, "it holds something else")
 }
 
-// A store with a damaged table makes no backup: it would lack what is in there.
+// A store with a damaged table makes no backup, which would lack the table's
+// events.
 func TestBackupOfADamagedStoreFails(t *testing.T) {
 	dir, _ := storeWithTables(t)
 	s := testStore(t, dir, true)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Whatever a commit does, everyone who waits for it gets an answer in time, and
-// the next ones are served.
+// Whatever a commit does, every caller that waits for it gets an answer in
+// time, and later callers are served.
 func TestEveryWriterGetsAnAnswer(t *testing.T) {
 	refused := errors.New("refused")
 	const bad = 7
@@ -79,8 +79,8 @@ func TestEveryWriterGetsAnAnswer(t *testing.T) {
 	}
 }
 
-// What a caller gave up on is written before what comes later: a late record must
-// not undo that its event was forgotten since.
+// An item that its caller gave up on is written before later ones: a late
+// record must not undo that its event has been forgotten since.
 func TestWritersAreServedInOrder(t *testing.T) {
 	hang, committing := make(chan struct{}), make(chan struct{}, 200)
 	var committed []int
@@ -117,8 +117,8 @@ func TestWritersAreServedInOrder(t *testing.T) {
 	}
 }
 
-// While a commit takes too long nothing is accepted, so that nothing piles up, and
-// nobody waits.
+// While a commit takes too long nothing is accepted, so nothing piles up, and
+// no caller waits.
 func TestWritersAreRefusedWhileACommitHangs(t *testing.T) {
 	hang := make(chan struct{})
 	var commits atomic.Int32
@@ -151,7 +151,7 @@ func TestWritersAreRefusedWhileACommitHangs(t *testing.T) {
 	}
 }
 
-// Nobody waits longer than his context.
+// No caller waits longer than its context lasts.
 func TestWritersLeaveWithTheirContexts(t *testing.T) {
 	hang := make(chan struct{})
 	defer close(hang)
@@ -163,7 +163,8 @@ func TestWritersLeaveWithTheirContexts(t *testing.T) {
 	}
 }
 
-// close waits for what has been accepted, and nobody is left without an answer.
+// close waits for what has been accepted, and no caller is left without an
+// answer.
 func TestCloseAnswersEveryWriter(t *testing.T) {
 	var committed atomic.Int64
 	b := &batcher[int]{yield: runtime.Gosched, limit: 10, timeout: 5 * time.Second, commit: func(items []int) error {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Callers that come back at once are in one batch again, and a lone one is in its
-// own. Without rounds that let others run, 64 callers make batches of 32.
+// Callers that come back at once share a batch again, and a lone one has its
+// own. Without the rounds that let others run, 64 callers make batches of 32.
 func TestBatchesGatherWhoComesBack(t *testing.T) {
 	for callers, want := range map[int]float64{1: 1, 64: 45} {
 		var commits, items atomic.Int64
@@ -40,9 +40,9 @@ func TestBatchesGatherWhoComesBack(t *testing.T) {
 	}
 }
 
-// On a single processor, which a commit holds, callers that come by the network
-// are in one batch all the same: before the next commit the runtime looks at what
-// has arrived for them meanwhile.
+// On a single processor, which a commit blocks, callers that come by the
+// network share a batch all the same: before the next commit the runtime polls
+// the network for what has arrived meanwhile.
 func TestBatchesGatherOnOneProcessor(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const callers, each = 16, 200
@@ -91,8 +91,8 @@ func TestBatchesGatherOnOneProcessor(t *testing.T) {
 	}
 }
 
-// Where all items of a batch are bad the fault is not in them: two are tried
-// alone, and not the rest.
+// If all items of a batch fail the fault is not in them: two are tried alone,
+// and the rest are not.
 func TestFaultOfTheStoreIsNotTriedForEachItem(t *testing.T) {
 	refused := errors.New("refused")
 	commits := 0

@@ -23,7 +23,7 @@ import (
 // Compare figures of one run only: machines are noisy.
 
 // BenchmarkRecord compares records that are written together with one synced
-// Badger transaction a record.
+// Badger transaction per record.
 func BenchmarkRecord(b *testing.B) {
 	b.Run("limit/sync=true/batch=128", benchmarkBatches)
 	for _, callers := range []int{1, 32, 128, 512} {
@@ -46,8 +46,8 @@ func BenchmarkRecord(b *testing.B) {
 	}
 }
 
-// benchmarkBatches writes one batch of 128 records after the other: as fast as
-// that goes, 128 callers could be served if it took no time to wake them.
+// benchmarkBatches writes one batch of 128 records after the other: the speed
+// at which 128 callers could be served if waking them took no time.
 func benchmarkBatches(b *testing.B) {
 	s := testStore(b, b.TempDir(), true)
 	batch := make([]entry, 128)
@@ -64,7 +64,7 @@ func benchmarkBatches(b *testing.B) {
 	b.ReportMetric(float64(written)/b.Elapsed().Seconds(), "records/s")
 }
 
-// concurrentRecords records b.N events from so many callers at once.
+// concurrentRecords records b.N events from this many callers at once.
 func concurrentRecords(b *testing.B, callers int, record func(store.Identity, store.Record) error) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -83,8 +83,8 @@ func concurrentRecords(b *testing.B, callers int, record func(store.Identity, st
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
 }
 
-// quickID is randomID without the operating system, which would be a good part of
-// what is measured.
+// quickID is randomID without the operating system, which would take a good
+// part of the measured time.
 func quickID() (id store.Identity) {
 	binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	binary.BigEndian.PutUint64(id[8:], rand.Uint64())

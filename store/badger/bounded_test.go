@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Calls that may hang are bounded in their time and in their number, and work
-// again when what hangs has ended.
+// Calls that may hang are bounded in time and number, and work again when the
+// hang has ended.
 func TestCallsThatHangAreBounded(t *testing.T) {
 	const atOnce = 4
 	for name, test := range map[string]struct {
@@ -38,7 +38,7 @@ func TestCallsThatHangAreBounded(t *testing.T) {
 	}
 }
 
-// hangAndGoOn makes many calls that hang, and one when they don't any more.
+// hangAndGoOn makes many calls that hang, and one after the hang has ended.
 func hangAndGoOn(t *testing.T, do func(context.Context, func() (int, error)) (int, error), atOnce int32) {
 	var hanging atomic.Int32
 	hang := make(chan struct{})

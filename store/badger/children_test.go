@@ -22,7 +22,7 @@ const (
 )
 
 // children are what this test binary does instead of testing, in a process of
-// its own, where what it does may end that.
+// its own that may die of it.
 var children = map[string]func(dir string){
 	"open": func(dir string) {
 		s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
@@ -35,7 +35,8 @@ var children = map[string]func(dir string){
 	},
 }
 
-// TestMain is not an init, because all of those must have run before a child does.
+// TestMain starts the children, because all init functions must have run
+// before.
 func TestMain(m *testing.M) {
 	if child := children[os.Getenv(childRole)]; child != nil {
 		child(os.Getenv(childDir))
@@ -50,8 +51,8 @@ func childCommand(role, dir string) *exec.Cmd {
 	return cmd
 }
 
-// wantFromChild lets a child of this role do its work, and checks that it ends by
-// itself and prints just this text.
+// wantFromChild runs a child in this role, and checks that it ends by itself
+// and prints just this text.
 func wantFromChild(t *testing.T, role, dir, want string) {
 	t.Helper()
 	child := childCommand(role, dir)
@@ -67,8 +68,9 @@ func wantFromChild(t *testing.T, role, dir, want string) {
 	}
 }
 
-// wantRefused checks that a directory is not opened, and left as it is. Some
-// damage makes Badger panic in a goroutine of its own, so it takes a child.
+// wantRefused checks that a directory is not opened, and is left as it is. It
+// uses a child, because some damage makes Badger panic in a goroutine of its
+// own.
 func wantRefused(t *testing.T, dir string, wants ...string) {
 	t.Helper()
 	wantRefusedBy(t, childCommand("open", dir), dir, wants...)

@@ -10,9 +10,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// A clock that jumps ends or prolongs the remembering by as much as it jumped,
-// and breaks nothing. In a bubble of synctest it is the year 2000, also for
-// Badger; each change between there and here is a jump of decades.
+// A clock that jumps makes events expire earlier or later by as much as it
+// jumped, and breaks nothing. In a bubble of synctest it is the year 2000, also
+// for Badger; each change between bubble and real time is a jump of decades.
 func TestClockStepsBreakNothing(t *testing.T) {
 	dir := t.TempDir()
 	const retention = time.Minute
@@ -63,7 +63,8 @@ func TestClockStepsBreakNothing(t *testing.T) {
 	open(t, func(s *database) {
 		wantKnown(s, late, true)
 		wantKnown(s, back, false)
-		// The free space is looked at again although the last look is to come.
+		// The free space is read again even if the last reading lies in the
+		// future.
 		s.space.lastLook.Store(now().Add(time.Hour).UnixNano())
 		s.space.min = math.MaxUint64
 		if _, _, err := s.Lookup(ctx, randomID()); !errors.Is(err, errNoSpace) {

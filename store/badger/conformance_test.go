@@ -7,7 +7,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// The store keeps the contract that every store has to keep.
+// The store keeps the contract of all stores.
 func TestStoreKeepsTheContract(t *testing.T) {
 	for name, sync := range map[string]bool{"sync on": true, "sync off": false} {
 		t.Run(name, func(t *testing.T) {

@@ -18,8 +18,8 @@ func init() {
 	children["all kinds"] = recordAllKinds
 }
 
-// recordAllKinds does with a store all that makes Badger write, move and remove
-// files, and writes the identities of events that must be remembered.
+// recordAllKinds does everything with a store that makes Badger write, move and
+// remove files, and writes the identities of events that must be remembered.
 func recordAllKinds(dir string) {
 	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// The first batch of a log has none before it to say which one it is.
+// The first batch of a log has no batch before it that would tell its number.
 func TestTornFirstBatchIsRepairedSilently(t *testing.T) {
 	live := t.TempDir()
 	s := testStore(t, live, true)
@@ -37,8 +37,8 @@ func TestTornFirstBatchIsRepairedSilently(t *testing.T) {
 	}
 }
 
-// The last batch of a log looks like the torn tail of a crash, but for the log
-// that was begun after it.
+// Damage in the last batch of a log looks like the torn tail of a crash, except
+// that another log was begun after it.
 func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 	dir, log, ids := crashedLog(t, 100)
 	content, err := os.ReadFile(log)
@@ -72,8 +72,8 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 	caddytest.WantError(t, err, "its log before 100000.mem is damaged")
 }
 
-// Cut where one record of it ends, a manifest is whole to all appearances; Badger
-// would delete the tables that it does not name any more.
+// A manifest that is cut where one of its records ends seems whole; Badger
+// would delete the tables that it no longer names.
 func TestManifestCutBetweenItsRecordsIsRefused(t *testing.T) {
 	dir, _ := storeWithTables(t)
 	manifest := filepath.Join(dir, badgerdb.ManifestFilename)

@@ -13,7 +13,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// A path that leads to something else does not turn that into a store.
+// A path to other files does not turn their directory into a store.
 func TestForeignDirectoryIsRefused(t *testing.T) {
 	wants := []string{"holds something else", "give a new or empty directory"}
 	t.Run("a folder of somebody's", func(t *testing.T) {
@@ -103,7 +103,7 @@ func TestDamagedDirectoryIsRefused(t *testing.T) {
 	}
 }
 
-// A second server is refused also while the first one moves its files about.
+// A second server is refused even while the first one is moving its files.
 func TestASecondServerIsRefusedWhileTheFirstCompacts(t *testing.T) {
 	dir := t.TempDir()
 	s := testStore(t, dir, false)

@@ -14,11 +14,11 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// Faults of permissions, which take a user who may not do all.
+// These tests of permissions need a user without root's permissions.
 
 const nobody = 65534
 
-// openDir returns a new directory where everybody may look.
+// openDir returns a new directory that everybody may read.
 func openDir(t *testing.T) string {
 	t.Helper()
 	open, err := os.MkdirTemp("", "open")
@@ -32,7 +32,7 @@ func openDir(t *testing.T) string {
 	return open
 }
 
-// becomeNobody makes a child of root run as a user who may not do all, with a
+// becomeNobody makes a child of root run as an unprivileged user, with its
 // program in an openDir, where that user may run it.
 func becomeNobody(t *testing.T, cmd *exec.Cmd, open string) {
 	t.Helper()
@@ -64,7 +64,7 @@ func TestReadOnlyDirectoryIsRefused(t *testing.T) {
 	wantRefusedBy(t, cmd, dir, "can't be written to", "give it to the user who runs Caddy")
 }
 
-// A directory of another user is refused, by a process that may not do all.
+// An unprivileged process refuses a directory of another user.
 func TestDirectoryOfAnotherUserIsRefused(t *testing.T) {
 	if os.Getuid() != 0 {
 		caddytest.Missing(t, "becoming another user takes root")

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Nobody is inside when the gate says that it is empty, and nobody comes in
+// No caller is inside when the gate says that it is empty, and none enters
 // afterwards.
 func TestGateIsEmptyWhenItSaysSo(t *testing.T) {
 	for range 200 {

@@ -32,8 +32,8 @@ func within(t *testing.T, limit time.Duration, what string, call func()) {
 	}
 }
 
-// askHanging asks everything of a store whose disk hangs, and wants each answer
-// within a limit.
+// askHanging calls every method of a store whose disk hangs, and wants each
+// answer within a limit.
 func askHanging(t *testing.T, s *database, known store.Identity, limit time.Duration) {
 	t.Helper()
 	within(t, limit, "looking up an unknown event", func() {
@@ -70,8 +70,9 @@ func askHanging(t *testing.T, s *database, known store.Identity, limit time.Dura
 	})
 }
 
-// Whatever a hung disk leaves undone, each call is answered in time, and at once
-// as soon as one has waited in vain. When the disk answers again all works.
+// Whatever a hung disk leaves undone, each call is answered in time, and at
+// once as soon as one has waited in vain. When the disk answers again
+// everything works.
 func TestHungDiskIsAnsweredInTime(t *testing.T) {
 	for name, hang := range map[string][]faultfs.Op{
 		"syncs":      {faultfs.Fsync},
@@ -188,8 +189,8 @@ func wantOpenedAgain(t *testing.T, module *Module, ids []store.Identity) {
 	})
 }
 
-// A store on a hung disk closes in time, and who opens it again waits until it has
-// closed.
+// Closing a store on a hung disk returns in time, and opening it again waits
+// until it is closed.
 func TestClosingOnAHungDisk(t *testing.T) {
 	disk := faultfs.Mount(t)
 	module, s := openModule(t, filepath.Join(disk.Dir, "store"))

@@ -29,7 +29,7 @@ func lockFailing(t *testing.T, errno, when string) error {
 	return errors.New(string(output))
 }
 
-// Only a lock that somebody holds means that the store is in use.
+// Only a lock that another process holds means that the store is in use.
 func TestEachErrorOfALockIsExplained(t *testing.T) {
 	without := []string{"it can't be locked", "its file system has no locks", "choose a path on a local disk"}
 	for errno, wants := range map[string][]string{

@@ -13,8 +13,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// A store of which some files are missing, or older than the others, is refused: it
-// would open as if what they held had never been delivered.
+// A store with files that are missing, or older than the others, is refused:
+// opened, it would have forgotten the deliveries in them.
 
 // moments are copies of the files of an open store, as a kill leaves them.
 type moments struct {
@@ -203,8 +203,8 @@ func TestMissingLogIsRefused(t *testing.T) {
 	})
 }
 
-// A log cut exactly where a batch ends looks like one that Badger has cut when it
-// replayed it.
+// A log that is cut exactly where a batch ends looks like one that Badger has
+// replayed and cut.
 func TestLogCutBetweenBatchesIsRefused(t *testing.T) {
 	dir, logs, ids := splitLogs(t)
 	content, err := os.ReadFile(logs[2])
@@ -217,7 +217,7 @@ func TestLogCutBetweenBatchesIsRefused(t *testing.T) {
 	wantRefused(t, dir, "it is damaged", "its log 00003.mem is cut off at byte")
 }
 
-// What a crash leaves without content keeps nobody from opening the store.
+// Files that a crash leaves empty do not keep the store from being opened.
 func TestEmptyFilesOfACrashAreHarmless(t *testing.T) {
 	for _, name := range []string{"00002.mem", "000002.vlog", "000007.sst", keyRegistry, discardFile, stateFile} {
 		t.Run(name, func(t *testing.T) {

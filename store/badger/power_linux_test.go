@@ -40,8 +40,8 @@ func TestPowerLoss(t *testing.T) {
 	}
 }
 
-// Without sync a power cut may make the store forget, and even refuse to open; that
-// is what sync is for. It makes no other events known.
+// Without sync a power cut may make the store forget events, and even refuse to
+// open, but it never makes other events known.
 func TestPowerLossWithoutSync(t *testing.T) {
 	disk := newDisk(t)
 	disk.makeStore(false)
@@ -91,7 +91,7 @@ func newDisk(t *testing.T) *disk {
 // store returns the store's directory.
 func (d *disk) store() string { return filepath.Join(d.dir, "store") }
 
-// makeStore makes an empty store and has it reach the disk.
+// makeStore makes an empty store and syncs it to the disk.
 func (d *disk) makeStore(sync bool) {
 	d.t.Helper()
 	if err := testStore(d.t, d.store(), sync).Close(); err != nil {
@@ -111,8 +111,8 @@ func (d *disk) recordUntilThePowerFails(child string) []store.Identity {
 		d.t.Fatal(err)
 	}
 	time.Sleep(1500 * time.Millisecond)
-	// Of a sync that is under way at the cut, ext4 may still say that it succeeded;
-	// a real cut says nothing any more.
+	// ext4 may still report success for a sync that is under way at the cut;
+	// after a real cut nothing is reported.
 	before := told.length.Load()
 	cutErr := d.cutPower()
 	time.Sleep(100 * time.Millisecond)

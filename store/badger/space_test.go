@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// On a full disk nothing is promised that can't be kept, and what is known stays
-// known.
+// On a full disk no event is accepted that can't be recorded, and known events
+// stay known.
 func TestFullDiskRefusesOnlyNewEvents(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(lowestMinFreeSpace)
@@ -52,7 +52,7 @@ func TestFullDiskRefusesOnlyNewEvents(t *testing.T) {
 	wantFound(t, s, []store.Identity{known, refused})
 }
 
-// Space that can't be read is no space.
+// Free space that can't be read counts as none.
 func TestUnreadableFreeSpaceRefusesNewEvents(t *testing.T) {
 	var failure atomic.Pointer[error]
 	s, err := openBadger(ctx, t.TempDir(), true, lowestMinFreeSpace, func(string) (uint64, error) {

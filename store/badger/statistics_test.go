@@ -50,8 +50,8 @@ func TestEventsAreCountedExactly(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = testStore(t, dir, false)
-	// What has expired counts as soon as it is in a table, and what was forgotten: one
-	// event by the test, and one when the tables were covered.
+	// Expired events count once they are in a table, and so do forgotten ones:
+	// one that the test forgot, and one from covering the tables.
 	if got := s.countEvents(); got < want || got > want+1003 {
 		t.Errorf("opened again: %d events, want %d, and at most 1003 more", got, want)
 	}
@@ -61,8 +61,8 @@ func TestEventsAreCountedExactly(t *testing.T) {
 	}
 }
 
-// BenchmarkCountEvents is what a scrape costs where all that can be is not in a
-// table yet.
+// BenchmarkCountEvents measures a scrape while as many events as possible are
+// not in a table yet.
 func BenchmarkCountEvents(b *testing.B) {
 	s := testStore(b, b.TempDir(), false)
 	for len(s.db.Tables()) == 0 {

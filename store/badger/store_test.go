@@ -19,9 +19,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// The Badger store by itself.
+// These tests are about the Badger store alone.
 
-// ctx is for calls that nobody ends.
+// ctx is for calls that are not cancelled.
 var ctx = context.Background()
 
 // testStore opens a store that is closed at the end of the test.
@@ -158,8 +158,9 @@ func TestSpaceOfABurstIsGivenBack(t *testing.T) {
 	})
 }
 
-// Over retention windows, with nothing but the store's own looks to help. Of steady
-// traffic Badger's compactions drop enough; where it ebbs, they don't.
+// The directory stays small over several retention windows, with the help of
+// the store's own checks alone. With steady traffic Badger's compactions drop
+// enough; when traffic ebbs, they don't.
 func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute with the race detector")
@@ -200,8 +201,8 @@ func TestDirectoryStaysWithinThreeTimesItsLiveData(t *testing.T) {
 	}
 }
 
-// inBubble opens a store in a bubble of synctest: an hour is over as soon as all
-// is quiet, and what the store does by itself now and then is done.
+// inBubble opens a store in a bubble of synctest, where an hour passes as soon
+// as all goroutines wait, so that the store's regular work gets done.
 func inBubble(t *testing.T, use func(t *testing.T, s *database)) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -291,8 +292,8 @@ func TestDamagedLogIsRefused(t *testing.T) {
 	}
 }
 
-// The reader of logs knows Badger's format by heart; here Badger says whether
-// that is still right.
+// The code that reads logs has Badger's format built in; this test compares it
+// with Badger's own.
 func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 	_, log, ids := crashedLog(t, 100)
 	content, err := os.ReadFile(log)

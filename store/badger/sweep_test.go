@@ -15,10 +15,10 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Every single wrong byte in a file of the store, and every shortening of one, is
-// found or forgets nothing, and ends no process.
+// Every single wrong byte in a file of the store, and every shortened file, is
+// either found or makes the store forget nothing, and never ends the process.
 
-// The environment variables of the child that tries them all.
+// Environment variables of the child that tries them all.
 const (
 	sweptFile   = "INSTANTAPI_VERIFY_TEST_SWEPT_FILE"
 	sweptStride = "INSTANTAPI_VERIFY_TEST_SWEPT_STRIDE"

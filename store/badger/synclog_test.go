@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Where the log is synced by its file, that is the log which the batch went into, and
-// it is done before an event is acknowledged.
+// If the log is synced by its file, that is the log that holds the batch, and
+// it is synced before an event is acknowledged.
 func TestTheNewestLogIsSyncedBeforeTheAnswer(t *testing.T) {
 	s := testStore(t, t.TempDir(), false)
 	var synced []string

@@ -10,8 +10,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// A turn of the log is known before it comes, but not long before, whatever the
-// batches are like.
+// A turn of the log is expected before it comes, but not long before, whatever
+// the batches are like.
 func TestTurnsOfTheLogAreExpected(t *testing.T) {
 	for name, size := range map[string]int{"single events": 1, "batches": 500} {
 		t.Run(name, func(t *testing.T) {
@@ -54,7 +54,7 @@ func expectTurn(t *testing.T, s *database, size int) {
 	}
 }
 
-// When it is over, lookups are as direct as before.
+// After it, lookups are direct again.
 func TestTurnsOfTheLogEnd(t *testing.T) {
 	s := testStore(t, t.TempDir(), false)
 	expectTurn(t, s, 1000)

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What fails for want of something else than content is not called damaged: the remedy
-// of that costs all events.
+// Only wrong content is called damaged, because the remedy for damage loses all
+// events.
 
 // unreadable is a fault of a single file of a whole store.
 type unreadable struct {
@@ -59,8 +59,8 @@ func unreadables() (faults []unreadable) {
 	)
 }
 
-// A whole store on a file system that fails is refused for what failed, and opens as
-// soon as that has ended, in the same process.
+// A whole store on a failing file system is refused with the failure, and opens
+// once that has ended, in the same process.
 func TestFailingFileIsNoDamage(t *testing.T) {
 	disk := faultfs.Mount(t)
 	whole := crashedStore(t)
@@ -78,7 +78,7 @@ func TestFailingFileIsNoDamage(t *testing.T) {
 	}
 }
 
-// A process that may open few files is told so.
+// The error says so if the process may open too few files.
 func TestTooFewFilesAreNoDamage(t *testing.T) {
 	prlimit := caddytest.LookPath(t, "prlimit")
 	whole := crashedStore(t)

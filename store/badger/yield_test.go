@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Who yields lets those run that the network has something for, on a single
-// processor too.
+// yield lets goroutines run for which data has arrived from the network, even
+// on a single processor.
 func TestYieldingLooksAtTheNetwork(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	y := testYielder(t)
@@ -34,13 +34,13 @@ func TestYieldingLooksAtTheNetwork(t *testing.T) {
 			late++
 		}
 	}
-	// Now and then the runtime prefers who has waited longest.
+	// Now and then the runtime prefers the goroutine that has waited longest.
 	if late > sends/10 {
 		t.Errorf("%d of %d bytes were not received when it was over", late, sends)
 	}
 }
 
-// A yielder that is closed leaves nothing behind, and nobody waits for it.
+// A closed yielder leaves nothing behind, and nothing waits for it.
 func TestYielderIsClosed(t *testing.T) {
 	before := runtime.NumGoroutine()
 	y, err := newYielder()

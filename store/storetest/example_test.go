@@ -9,7 +9,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// A test decides when the store fails, and what it has recorded stays.
+// A test decides when the store fails. What the store has recorded is kept.
 func ExampleFaulty() {
 	ctx := context.Background()
 	id := store.Identity{1}

@@ -3,7 +3,8 @@ package diagnosis
 import "testing"
 
 func TestMangledTextIsFound(t *testing.T) {
-	// What ð, ÿ and the like become is what the character sets' tables say.
+	// What becomes of ð, ÿ and similar characters follows from the character
+	// sets' tables.
 	const good, latin1 = `{"text":"Zoë, naïve"}`, "{\"text\":\"Zo\xeb, na\xefve\"}"
 	const emoji = `{"text":"ok 😀"}`
 	runAll(t, []diagnosisTest{
@@ -36,7 +37,8 @@ func TestLostCharactersAreFound(t *testing.T) {
 		{name: "CESU-8", signed: "{\"text\":\"Zoë ☃ \xed\xa0\xbd\xed\xb8\x80\"}", body: good, want: []string{"CESU-8"}},
 		{name: "not UTF-8", signed: "{\"text\":\"Zo\uFFFD\"}", body: "{\"text\":\"Zo\xeb\"}", want: []string{"with U+FFFD for each byte that is not UTF-8, made", "lost those bytes"}},
 
-		// What was lost on the way can't be found, but seen.
+		// Characters that were lost on the way can't be restored, but the loss
+		// can be seen.
 		{name: "lost on the way, U+FFFD", signed: good, body: "{\"text\":\"Zo\uFFFD\"}", want: []string{"secret is wrong, or the bytes were changed", "replacement characters (U+FFFD)", "Read the body as bytes"}},
 		{name: "lost on the way, U+FFFD escaped", signed: good, body: `{"text":"Zo\ufffd"}`, want: []string{"replacement characters (U+FFFD)"}},
 		{name: "lost on the way, ?", signed: `{"text":"naïve"}`, body: `{"text":"na?ve"}`, want: []string{"question marks where none belong", "Read the body as bytes"}},

@@ -73,7 +73,8 @@ func TestAValidSignatureNamesItsSecret(t *testing.T) {
 	}
 }
 
-// Each suspect is found: what it makes of a body is signed, and the body given.
+// Each suspect is found if what it makes of a body is signed, and the body
+// itself is given.
 func TestEverySuspectIsFound(t *testing.T) {
 	const text = `{"b":1.50,"a": "\u00e9<e\u0301>/\u2028&'\" 😀"}`
 	samples := []string{
@@ -107,7 +108,7 @@ func TestEverySuspectIsFound(t *testing.T) {
 	}
 }
 
-// The effort is bounded for bodies of any size and kind.
+// The search is bounded for bodies of any size and kind.
 func TestTheSearchIsBounded(t *testing.T) {
 	object := func(size int) string {
 		return `{"text":"` + strings.Repeat("é<>/ ", size/7) + `","n":[` + strings.Repeat("1.50,", 100) + `0]}`

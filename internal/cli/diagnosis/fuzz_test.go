@@ -7,7 +7,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// Whatever is verified, there is a verdict, and it gives nothing away.
+// There is a verdict on every input, and it reveals nothing secret.
 func FuzzVerdict(f *testing.F) {
 	for _, body := range []string{"", sent, python, "\xff\xfe{\x00", `"\u12`, `{"a":"\ud83d\u`, "Ã©\\u00e9", "caf\xe9", `"{\"a\":1}"`, "a=%zz"} {
 		f.Add([]byte(body), "t=1,v1=00", "whsec_dGVzdA==")
