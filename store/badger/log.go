@@ -16,6 +16,7 @@ import (
 type logger struct {
 	opened atomic.Bool
 	first  atomic.Pointer[string]
+	merges *mergeGuard // nil: nothing is merged
 }
 
 // complaint returns the first error that Badger logged while it was opening.
@@ -44,6 +45,9 @@ func (l *logger) Warningf(format string, args ...any) {
 func (l *logger) Infof(format string, args ...any) { l.Debugf(format, args...) }
 
 func (l *logger) Debugf(format string, args ...any) {
+	if l.merges != nil {
+		l.merges.heed(format, args)
+	}
 	// Badger calls this several times per commit, so check before a logger is
 	// made.
 	if caddy.Log().Core().Enabled(zap.DebugLevel) {

@@ -64,7 +64,7 @@ type nameless struct {
 // whole was being written when the process ended.
 func namelessTables(path string, names fileNames, named manifestTables) (found nameless, err error) {
 	for id := range names.tables {
-		if _, ok := named[id]; ok {
+		if _, ok := named[id]; ok || id == probeTable {
 			continue
 		}
 		found.count++

@@ -166,7 +166,7 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	if err := prepare(s.path, found); err != nil {
 		return err
 	}
-	logger := new(logger)
+	logger := &logger{merges: &mergeGuard{dir: s.path}}
 	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
 	if err != nil {
 		return err // db may be half made, and must not be closed

@@ -1,0 +1,170 @@
+package badger
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// mergeGuard keeps Badger from forgetting events when it can't write a table. To
+// merge tables, Badger writes new ones, names them in its manifest and removes those
+// that it has merged, but it ignores that a new one could not be written (levels.go:
+// what it defers is the error of a moment before). For want of a file descriptor all
+// events of that table would be gone.
+//
+// Badger writes to its log, in the goroutine that merges, before it writes each table
+// and before it goes on, so this is where it can be made to wait.
+type mergeGuard struct {
+	dir string
+
+	mu       sync.Mutex
+	expected []uint32        // keys in each table that is being written
+	found    map[uint64]bool // tables that were expected and are not in the manifest yet
+}
+
+// What Badger logs while it merges.
+const (
+	tableFollows = "[%d] LOG Compact. Added %d keys. Skipped %d keys. Iteration took: %v"
+	mergeEnds    = "Discard stats: %v"
+)
+
+const (
+	// mergePause is how long a merge waits at most until it looks again.
+	mergePause = time.Second
+
+	// mergePatience is how long a merge waits before that is logged, and is logged
+	// again.
+	mergePatience = time.Minute
+
+	// probeTable is the number of a table that is there for a moment only.
+	probeTable = math.MaxUint32
+)
+
+// heed is called with what Badger logs.
+func (g *mergeGuard) heed(format string, args []any) {
+	switch format {
+	case tableFollows:
+		if keys, ok := args[1].(uint64); ok && keys > 0 {
+			g.wait(g.probe)
+			g.mu.Lock()
+			g.expected = append(g.expected, uint32(keys))
+			g.mu.Unlock()
+		}
+	case mergeEnds:
+		g.wait(g.allFound)
+	}
+}
+
+// wait returns when ready does not fail any more.
+func (g *mergeGuard) wait(ready func() error) {
+	began, pause := time.Now(), time.Millisecond
+	for logged := 1; ; pause = min(2*pause, mergePause) {
+		err := ready()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > time.Duration(logged)*mergePatience {
+			logged++
+			storeLog().Error("tables of the store can't be merged; nothing is lost, but if this goes on, restart Caddy as soon as its cause has ended",
+				zap.String("path", g.dir), zap.Error(err))
+		}
+		time.Sleep(pause)
+	}
+}
+
+// probe does what Badger does to write a table.
+func (g *mergeGuard) probe() error {
+	g.mu.Lock() // there is one such file
+	defer g.mu.Unlock()
+	name := filepath.Join(g.dir, tableName(probeTable))
+	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(make([]byte, os.Getpagesize()))
+	err = errors.Join(err, file.Truncate(tableSize), file.Sync(), file.Close())
+	if err == nil {
+		var closeFile func()
+		if closeFile, err = openMapped(name); err == nil {
+			closeFile()
+		}
+	}
+	return errors.Join(err, os.Remove(name))
+}
+
+// allFound returns an error unless each table that a merge has begun to write is
+// whole. A table that is not will never be: then the merge must not end.
+func (g *mergeGuard) allFound() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.expected) == 0 {
+		return nil
+	}
+	names, err := listFiles(g.dir)
+	if err != nil {
+		return err
+	}
+	named, err := readManifest(g.dir, names)
+	if err != nil {
+		return err
+	}
+	for id := range g.found {
+		if _, ok := named[id]; ok || !names.tables[id] {
+			delete(g.found, id)
+		}
+	}
+	for id := range names.tables {
+		if _, ok := named[id]; ok || g.found[id] {
+			continue
+		}
+		if err := g.find(id); err != nil {
+			return err
+		}
+	}
+	if n := len(g.expected); n > 0 {
+		return fmt.Errorf("%d tables are not written", n)
+	}
+	return nil
+}
+
+// find looks whether a table is one that is expected, and on the disk.
+func (g *mergeGuard) find(id uint64) error {
+	name := filepath.Join(g.dir, tableName(id))
+	index, err := readIndex(name)
+	if errors.Is(err, errDamaged) || errors.Is(err, fs.ErrNotExist) {
+		return nil // being written, or just removed
+	}
+	if err != nil {
+		return err
+	}
+	i := slices.Index(g.expected, index.keys)
+	if i < 0 {
+		return nil // of a memtable
+	}
+	if err := syncNamed(name); err != nil {
+		return err
+	}
+	if g.found == nil {
+		g.found = make(map[uint64]bool)
+	}
+	g.found[id] = true
+	g.expected = slices.Delete(g.expected, i, i+1)
+	return nil
+}
+
+// syncNamed syncs a file.
+func syncNamed(name string) error {
+	file, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
+}

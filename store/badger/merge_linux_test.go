@@ -1,0 +1,95 @@
+package badger
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/instantapi/caddy-instantapi-verify/internal/faultfs"
+	"github.com/instantapi/caddy-instantapi-verify/store"
+)
+
+func init() { children["merge"] = mergeAndLook }
+
+// mergeAndLook opens a store whose tables Badger merges, and looks for its events while
+// that fails and again when it need not. It ends as a kill does.
+func mergeAndLook(dir string) {
+	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	ids, err := os.ReadFile(dir + ".ids")
+	if err != nil {
+		fmt.Print(err)
+		return
+	}
+	look := func() {
+		for all := ids; len(all) > 0; all = all[16:] {
+			if _, found, err := s.Lookup(ctx, store.Identity(all[:16])); err != nil || !found {
+				fmt.Printf("looking up an event: found %t, %v; ", found, err)
+				break
+			}
+		}
+		merged := s.onTopLevel() == 0
+		fmt.Printf("merged %t%c", merged, endOfAnswer)
+	}
+	next := bufio.NewReader(os.Stdin)
+	time.Sleep(3 * time.Second) // Badger begins within a second
+	look()
+	_, _ = next.ReadString('\n')
+	for range 50 {
+		if s.onTopLevel() == 0 {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	look()
+}
+
+// A merge that can't write its tables forgets nothing, and goes on when it can: Badger
+// would remove the tables that it has read.
+func TestMergeThatCantWriteForgetsNothing(t *testing.T) {
+	closed := closedStore(t)
+	for name, test := range map[string]struct {
+		op     faultfs.Op
+		errno  syscall.Errno
+		files  string
+		merges bool // as soon as the fault has ended
+	}{
+		"no descriptors":    {faultfs.Create, syscall.EMFILE, "*.sst", true},
+		"no rights":         {faultfs.Create, syscall.EACCES, "*.sst", true},
+		"no space":          {faultfs.Setattr, syscall.ENOSPC, "*.sst", true},
+		"no sync":           {faultfs.Fsync, syscall.EIO, "*.sst", true},
+		"only Badger fails": {faultfs.Create, syscall.EMFILE, "00*.sst", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			disk := faultfs.Mount(t)
+			closed.copy(t, filepath.Join(disk.Below, "store"))
+			disk.Set(faultfs.Faults{Fail: map[faultfs.Op]syscall.Errno{test.op: test.errno}, Names: test.files})
+			dir := filepath.Join(disk.Dir, "store")
+			first, second := askTwice(t, childCommand("merge", dir), func() { disk.Set(faultfs.Faults{}) })
+			if first != "merged false" {
+				t.Errorf("with the fault: %s", first)
+			}
+			if want := fmt.Sprint("merged ", test.merges); second != want {
+				t.Errorf("after the fault: %s, want %s", second, want)
+			}
+			if err := openAndLook(dir); err != nil {
+				t.Errorf("opened again: %v", err)
+			}
+		})
+	}
+}
+
+// closedStore is a store of two tables that Badger merges when it is open.
+func closedStore(t *testing.T) wholeStore {
+	t.Helper()
+	dir, ids := storeWithTables(t)
+	return wholeStore{dir, ids}
+}
