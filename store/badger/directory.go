@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -115,6 +116,15 @@ func (e lockError) Error() string {
 }
 
 func (e lockError) Unwrap() error { return e.err }
+
+// badgersLock is what Badger says of every error of its lock.
+const badgersLock = "Another process is using this Badger database"
+
+// isInterruptedLock reports whether a signal kept Badger from trying its lock. It
+// does not try again by itself.
+func isInterruptedLock(err error) bool {
+	return err != nil && strings.Contains(err.Error(), badgersLock) && strings.Contains(err.Error(), syscall.EINTR.Error())
+}
 
 // explainBadgerLock explains why Badger could not lock the directory shortly
 // after checkLock could. Badger blames every error on another process.

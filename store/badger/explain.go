@@ -68,7 +68,7 @@ func explainOpen(path string, err error) error {
 		return err
 	case errors.Is(err, errDamaged):
 		return fmt.Errorf("%w; %s (after a power cut with sync off, open it once with sync off)", err, restoreAdvice)
-	case strings.Contains(err.Error(), "Another process is using this Badger database"):
+	case strings.Contains(err.Error(), badgersLock):
 		return explainBadgerLock(path, err)
 	case isFailure(err, readOnlyCodes):
 		return explain("it can't be written to", err, giveToUser)

@@ -33,15 +33,18 @@ func lockFailing(t *testing.T, errno, when string) error {
 func TestEachErrorOfALockIsExplained(t *testing.T) {
 	without := []string{"it can't be locked", "its file system has no locks", "choose a path on a local disk"}
 	for errno, wants := range map[string][]string{
-		"ENOLCK":     append(without, unix.ENOLCK.Error()),
-		"ENOSYS":     append(without, unix.ENOSYS.Error()),
-		"EOPNOTSUPP": append(without, unix.EOPNOTSUPP.Error()),
-		"EIO":        {"it can't be locked", unix.EIO.Error(), "check its file system"},
-		"EACCES":     {"it can't be locked", unix.EACCES.Error()},
-		"EINVAL":     {"it can't be locked", unix.EINVAL.Error()},
+		"EWOULDBLOCK": {"another process has it open"},
+		"ENOLCK":      append(without, unix.ENOLCK.Error()),
+		"ENOSYS":      append(without, unix.ENOSYS.Error()),
+		"EOPNOTSUPP":  append(without, unix.EOPNOTSUPP.Error()),
+		"EIO":         {"it can't be locked", unix.EIO.Error(), "check its file system"},
+		"EACCES":      {"it can't be locked", unix.EACCES.Error()},
+		"EINVAL":      {"it can't be locked", unix.EINVAL.Error()},
 	} {
 		t.Run(errno, func(t *testing.T) { caddytest.WantError(t, lockFailing(t, errno, "1+"), wants...) })
 	}
+	// Of each thread, by strace's count: the lock is tried until it is not interrupted.
+	t.Run("interrupted once", func(t *testing.T) { caddytest.WantError(t, lockFailing(t, "EINTR", "1"), "opened") })
 }
 
 // Badger takes every error of its lock for another process.

@@ -11,14 +11,16 @@ import (
 
 // checkLock returns an error if the database in path can't be locked: errInUse
 // if another process has it open, because Badger locks the directory.
-func checkLock(path string) error {
+func checkLock(path string) error { return tryLock(path, unix.Flock) }
+
+func tryLock(path string, flock func(fd, how int) error) error {
 	dir, err := os.Open(path)
 	if err != nil {
 		return explain("it can't be opened", err, giveToUser)
 	}
 	defer dir.Close() // which releases the lock
 	for {
-		err = unix.Flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err = flock(int(dir.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if !errors.Is(err, unix.EINTR) {
 			return explainLock(err)
 		}

@@ -168,6 +168,9 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	}
 	logger := &logger{merges: &mergeGuard{dir: s.path}}
 	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
+	for isInterruptedLock(err) {
+		db, err = openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
+	}
 	if err != nil {
 		return err // db may be half made, and must not be closed
 	}
