@@ -14,8 +14,8 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// The backend is a process of its own, this program once more, so that the
-// system tells its CPU time from the load generator's.
+// The backend is this program in a process of its own, so that the system tells
+// its CPU time from the load generator's.
 
 // roleVariable makes this program a backend.
 const (
@@ -25,19 +25,19 @@ const (
 
 const backendAnswer = `{"received": true}`
 
-// expectation is what the backend is about to get: events of one size, numbered
-// from First.
+// expectation describes the events that the backend is about to get: all of one
+// size, and numbered from First.
 type expectation struct {
 	Size   int
 	First  uint64
 	Events int
 }
 
-// tally is what it got since then.
+// tally is what the backend has got since then.
 type tally struct {
 	Arrived  int // requests
 	Distinct int // events
-	Foreign  int // requests whose body is none of these events, to the byte
+	Foreign  int // requests whose body is not exactly one of these events
 	Highest  int // one more than the last event that arrived
 }
 
@@ -72,8 +72,9 @@ func (b *books) tally() tally {
 }
 
 // runBackend serves until its standard input ends, so that it does not outlive
-// the program that started it. There it reads expectations, and answers each
-// with the tally of the one before; first of all it says its address.
+// the program that started it. It first prints its address. From its standard
+// input it then reads expectations, and answers each with the tally of the one
+// before.
 func runBackend(in io.Reader, out io.Writer) error {
 	listener, err := net.Listen("tcp", freeAddress())
 	if err != nil {
@@ -92,7 +93,7 @@ func runBackend(in io.Reader, out io.Writer) error {
 		NoDefaultServerHeader: true,
 		CloseOnShutdown:       true,
 	}
-	go func() { _ = server.Serve(listener) }() // who finds it gone says so
+	go func() { _ = server.Serve(listener) }() // if it ends, the load generator reports that
 	say, hear := json.NewEncoder(out), json.NewDecoder(in)
 	if err := say.Encode(listener.Addr().String()); err != nil {
 		return err
@@ -154,7 +155,7 @@ func startBackend(cores []int) (*backend, error) {
 	return b, nil
 }
 
-// expect opens new books and returns the tally of the ones before.
+// expect opens new books and returns the tally of the previous ones.
 func (b *backend) expect(e expectation) (tally, error) {
 	var t tally
 	if err := b.say.Encode(e); err != nil {
@@ -166,8 +167,8 @@ func (b *backend) expect(e expectation) (tally, error) {
 	return t, nil
 }
 
-// tally closes the books. Whatever arrives until the next ones are opened is
-// foreign to them.
+// tally closes the books. Whatever arrives until the next books are opened
+// counts as foreign.
 func (b *backend) tally() (tally, error) {
 	return b.expect(expectation{Size: minimumSize})
 }

@@ -15,8 +15,8 @@ type batches struct{ count, events float64 }
 // batchMetric is a histogram of how many events the store wrote together.
 const batchMetric = "caddy_instantapi_verify_batch_events"
 
-// batches asks the server how it has written its events. Where there is no store,
-// nothing was written.
+// batches asks the server how it has written its events. A server without a
+// store has written none.
 func (s *server) batches(ctx context.Context) (written batches, err error) {
 	if s.scenario.sync == "" {
 		return written, nil

@@ -117,7 +117,7 @@ func TestWrongAnswersFailTheRun(t *testing.T) {
 		says string
 	}{
 		{"does not forward", scenario{routes: respond, want: wantForwarded}, "the backend got 0"},
-		{"forwards another body", scenario{routes: "request_body {\nset `{}`\n}\n{proxy}", want: wantForwarded}, "bodies that nobody sent"},
+		{"forwards another body", scenario{routes: "request_body {\nset `{}`\n}\n{proxy}", want: wantForwarded}, "bodies that were not sent"},
 		{"forwards some", scenario{routes: "@some `{http.request.uuid}.contains('a')`\nhandle @some {\n" + respond + "\n}\n{proxy}",
 			want: wantForwarded}, "the backend got"},
 		{"answers with an error", scenario{routes: "respond 503", want: wantForwarded}, "answered 503"},

@@ -12,9 +12,9 @@ import (
 
 const secret = "bench-secret"
 
-// template is the body that all events of one size share, but for the number in
-// their task_id. The number is near the end, so that an event is signed by
-// hashing its last bytes: all the rest is hashed once.
+// template is the body that all events of one size share, except for the number
+// in their task_id. The number is near the end, so that signing an event hashes
+// only its last bytes: the rest is hashed once.
 type template struct {
 	body     []byte
 	numberAt int
@@ -28,7 +28,7 @@ const (
 	bodyStart = `{"event_type":"task.completed","status":"completed","result":{"text":"`
 	bodyEnd   = `"},"usage":{"input_tokens":412,"output_tokens":988,"cost":0.01},"task_id":"task_0000000000000000"}`
 
-	// filling is text with the escapes that answers of a model have.
+	// filling is text with escapes like those in a model's answers.
 	filling = `The invoice lists three items, and the second one (\"Shipping\") has no tax.\n` +
 		`- Total: 1,204.50 EUR, due within 30 days\n- Customer: M\u00fcller & S\u00f6hne\n\n`
 
@@ -78,8 +78,8 @@ func (t *template) sign(first uint64, n int) ([]stamp, error) {
 	return stamps, nil
 }
 
-// number returns the number of the event that a body is. ok is false if the body
-// is not this template's, to the byte.
+// number returns the number of the event in a body. ok is false if the body is
+// not exactly one of this template's.
 func (t *template) number(body []byte) (number uint64, ok bool) {
 	if len(body) != len(t.body) {
 		return 0, false
@@ -95,8 +95,8 @@ func (t *template) number(body []byte) (number uint64, ok bool) {
 	return number, bytes.Equal(body[:t.numberAt], t.body[:t.numberAt]) && bytes.Equal(body[end:], t.body[end:])
 }
 
-// request is a request as it goes over the wire. Each connection has its own,
-// and only changes the event in it.
+// request is a request as it is sent. Each connection has its own, and
+// changes only the event in it.
 type request struct {
 	wire        []byte
 	numberAt    int

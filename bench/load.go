@@ -16,13 +16,13 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// load is what one scenario is put under in one round.
+// load is the load on one scenario in one round.
 type load struct {
 	addr        string
 	template    *template
 	sends       kind
 	stamps      []stamp // the events, signed before the clock starts
-	again       bool    // whether to begin again after the last of them
+	again       bool    // whether to start over after the last one
 	want        answer
 	connections int
 	rate        float64 // requests/s; 0: as fast as the answers come
@@ -32,15 +32,15 @@ type load struct {
 	others      []int // likewise: the backend's and the load generator's
 }
 
-// outcome is what came of it.
+// outcome is the result of a load.
 type outcome struct {
-	sent      int // requests, with those before the clock started
+	sent      int // requests, including those before the clock started
 	requests  int // answered while it ran
 	elapsed   time.Duration
-	latencies []time.Duration // of each of these; at a fixed rate since it was due
+	latencies []time.Duration // of each of these; at a fixed rate, since it was due
 	server    time.Duration   // CPU time
 	others    time.Duration
-	batches   float64 // that the server's store has written in the whole turn
+	batches   float64 // that the server's store has written during the whole turn
 	batched   float64 // events in these
 	behind    int     // at a fixed rate: due before the clock stopped, but not answered
 }
@@ -54,7 +54,7 @@ type answered struct {
 // drainTimeout is how long answers may take after the clock has stopped.
 const drainTimeout = 30 * time.Second
 
-// run puts the load on. It ends with the first wrong answer, if there is one.
+// run applies the load. It ends at the first wrong answer.
 func (l *load) run(ctx context.Context) (outcome, error) {
 	runtime.GC() // not while it runs
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -132,7 +132,7 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 			}
 		}
 	}
-	// One a connection may be on its way at any time.
+	// One per connection may be on its way at any time.
 	dueByEnd := min(len(l.stamps), int(l.rate*end.at.Sub(begin).Seconds())+1)
 	if l.rate > 0 && dueByEnd-answers > l.connections {
 		o.behind = dueByEnd - answers
@@ -150,7 +150,7 @@ func wait(ctx context.Context, exhausted <-chan struct{}, d time.Duration) {
 	}
 }
 
-// reading is of the clock, and of what the processes have used of their cores.
+// reading is a reading of the clock and of the processes' CPU time.
 type reading struct {
 	at             time.Time
 	server, others time.Duration
@@ -224,8 +224,8 @@ func (l *load) work(ctx context.Context, take func() (int64, time.Time, bool), e
 		if since.IsZero() {
 			since = time.Now()
 		}
-		// A server may refuse a body before it has read all of it: the answer
-		// is there, though the writing failed.
+		// A server may refuse a body before it has read all of it: then there
+		// is an answer even if writing failed.
 		_, writeErr := conn.Write(request.wire)
 		if err := l.want.read(reader, &res); err != nil {
 			return errors.Join(err, writeErr)
@@ -255,26 +255,27 @@ func (l *load) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Once for all its requests, so that a server that hangs ends the run.
+	// One deadline for all its requests, so that a server that hangs ends the
+	// run.
 	return conn, conn.SetDeadline(time.Now().Add(l.warmup + l.duration + drainTimeout))
 }
 
-// check holds the backend's books against what was sent.
+// check compares the backend's books with what was sent.
 func (l *load) check(o outcome, t tally) error {
 	want := tally{}
 	if l.want.forwarded {
 		want = tally{Arrived: o.sent, Distinct: o.sent, Highest: o.sent}
 	}
 	if t != want {
-		return fmt.Errorf("of %d requests that were answered as they should be, the backend got %d: %d events, %d bodies that nobody sent (want %d, each once)",
+		return fmt.Errorf("of %d requests with the right answer, the backend got %d: %d events, %d bodies that were not sent (want %d, each once)",
 			o.sent, t.Arrived+t.Foreign, t.Distinct, t.Foreign, want.Arrived)
 	}
 	return nil
 }
 
 // syncDisk returns how long the disk takes to make each of n writes of 4 KiB
-// durable. They go to blocks that are there already, like those of a database's
-// log; to make a file longer takes a sync of the file system besides.
+// durable. They go to existing blocks, like those of a database's log, because
+// extending a file also takes a sync of the file system.
 func syncDisk(dir string, n int) ([]time.Duration, error) {
 	const block, blocks = 4 << 10, 64
 	f, err := os.CreateTemp(dir, "sync")

@@ -3,10 +3,10 @@
 //
 //	go -C bench run .
 //
-// It builds Caddy with this module, starts a backend that does nothing but count,
-// and lets the scenarios take turns. Each request's answer is checked, and the
-// backend's books are held against what was sent: a wrong answer, however fast,
-// ends the run with an error.
+// It builds Caddy with this module, starts a backend that only counts, and lets
+// the scenarios take turns. Each request's answer is checked, and the backend's
+// count is compared with what was sent: a wrong answer, however fast, ends the
+// run with an error.
 package main
 
 import (
@@ -37,7 +37,7 @@ func main() {
 		fmt.Fprintf(os.Stderr, "%v (-h shows the flags)\n", err)
 		os.Exit(2)
 	}
-	// Whatever ends the run, its servers and its stores are not left behind.
+	// Whatever ends the run, its servers and stores are removed.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -23,14 +23,14 @@ less than eight minutes. Relative files are relative to bench/.
 
 `
 
-// options are what a run is to do.
+// options say what a run does.
 type options struct {
 	groups     []group
 	duration   time.Duration // of one scenario's turn
 	rounds     int           // turns of each scenario
 	pin        bool
 	gomaxprocs int    // of the Caddys; 0: as Go chooses
-	peer       bool   // whether nginx and Redis are measured, too
+	peer       bool   // whether nginx and Redis are measured too
 	dir        string // the stores are below it
 	json       string // file
 	plot       string // file
@@ -41,8 +41,8 @@ type options struct {
 	program string // the Caddy to measure; empty: it is built
 }
 
-// parseOptions reads the command line. Asked for help, it writes that to out and
-// returns [flag.ErrHelp].
+// parseOptions reads the command line. If that asks for help, parseOptions
+// writes the help to out and returns [flag.ErrHelp].
 func parseOptions(args []string, out io.Writer) (options, error) {
 	var o options
 	only := scenarioNames()
@@ -51,7 +51,7 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	rate := 0.0
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	flags.Usage = func() {} // else it is shown for every mistake
+	flags.Usage = func() {} // otherwise every mistake prints it
 	flags.Func("only", "comma-separated `scenarios`, measured beside plain: "+strings.Join(only, ","), func(s string) error {
 		only = strings.Split(s, ",")
 		return nil
@@ -71,8 +71,8 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 		}
 		return err
 	})
-	flags.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "of one scenario's turn, after its warm-up")
-	flags.IntVar(&o.rounds, "rounds", 5, "turns of each scenario")
+	flags.DurationVar(&o.duration, "duration", 1500*time.Millisecond, "duration of one scenario's turn, after its warm-up")
+	flags.IntVar(&o.rounds, "rounds", 5, "number of turns of each scenario")
 	flags.BoolVar(&o.pin, "pin", false, "one core for the server, the others for load and backend (Linux); otherwise all share all")
 	flags.IntVar(&o.gomaxprocs, "gomaxprocs", 0, "the `number` of goroutines that each Caddy runs at once; otherwise as Go chooses, the cores it may use")
 	flags.BoolVar(&o.peer, "peer", false, "measure nginx with its Lua module and redis-server beside the guard; both must be installed, see peer/guard.lua")
@@ -80,7 +80,7 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.json, "json", "", "`file` for the results")
 	flags.StringVar(&o.plot, "plot", "", "`file` for a plot, .svg or .png")
 	flags.StringVar(&o.profiles, "profile", "", "`directory` for profiles of the servers, taken after the measuring")
-	flags.IntVar(&o.slowSenders, "slow-senders", 0, "measure only the memory under so many `senders` of bodies that do not end")
+	flags.IntVar(&o.slowSenders, "slow-senders", 0, "measure only the memory under this many `senders` of unfinished bodies")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Fprint(out, usage)
@@ -97,7 +97,7 @@ func parseOptions(args []string, out io.Writer) (options, error) {
 		return o, errors.New("--rounds, --duration, --slow-senders and --gomaxprocs must be above 0")
 	}
 	if plotEndings := []string{".svg", ".png", ".pdf"}; o.plot != "" && !slices.Contains(plotEndings, filepath.Ext(o.plot)) {
-		return o, fmt.Errorf("--plot: %q ends with none of %s", o.plot, strings.Join(plotEndings, ", "))
+		return o, fmt.Errorf("--plot: %q does not end with one of %s", o.plot, strings.Join(plotEndings, ", "))
 	}
 	if o.pin && (!canPin || runtime.NumCPU() < 2) {
 		return o, errors.New("--pin needs Linux and two cores")

@@ -39,7 +39,7 @@ func TestOptions(t *testing.T) {
 		"--rate 0":         "more than 0",
 		"--rounds 0":       "above 0",
 		"--gomaxprocs -1":  "above 0",
-		"--plot plot.docx": "ends with none of",
+		"--plot plot.docx": "does not end with one of",
 		"--bogus":          "not defined",
 		"guard":            "unexpected argument",
 	} {

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// peerFiles are what nginx and Redis are told.
+// peerFiles configure nginx and Redis.
 //
 //go:embed peer
 var peerFiles embed.FS
@@ -41,7 +41,7 @@ func (b *bench) startPeer(srv *server, _ []string) error {
 	}
 	values := strings.NewReplacer(
 		"{modules}", modules,
-		"{user}", account.Username+" "+primary.Name, // else root's nginx has no access to its directory
+		"{user}", account.Username+" "+primary.Name, // otherwise root's nginx has no access to its directory
 		"{workers}", strconv.Itoa(workers),
 		"{dir}", srv.dir,
 		"{addr}", srv.addr,
@@ -71,8 +71,8 @@ func (b *bench) startPeer(srv *server, _ []string) error {
 	return srv.waitForProcesses(redisAndMaster + workers)
 }
 
-// waitForProcesses waits until the server has so many. nginx listens before it
-// has started those that will answer.
+// waitForProcesses waits until the server has this many processes. nginx
+// listens before it has started its workers.
 func (s *server) waitForProcesses(want int) error {
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if !s.running() {
@@ -103,12 +103,12 @@ func (s *server) waitForRedis() error {
 	return errors.New("the Redis server does not listen")
 }
 
-// nginxModules returns the lines of a configuration that load the Lua module. An
-// nginx that has it built in, like OpenResty's, needs none.
+// nginxModules returns the configuration lines that load the Lua module. An
+// nginx with the module built in, like OpenResty's, needs none.
 func nginxModules() (lines string, err error) {
 	about, err := exec.Command("nginx", "-V").CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("asking nginx what it is: %w", err)
+		return "", fmt.Errorf("asking nginx for its version: %w", err)
 	}
 	dir := regexp.MustCompile(`--modules-path=(\S+)`).FindSubmatch(about)
 	if dir == nil {

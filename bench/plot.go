@@ -9,8 +9,8 @@ import (
 	"gonum.org/v1/plot/vg"
 )
 
-// writePlot draws the scenarios of the first group beside plain: what they serve
-// and what they use.
+// writePlot draws the throughput and the CPU time of the first group's
+// scenarios, relative to plain.
 func (r *report) writePlot(file string) error {
 	if len(r.Rows) == 0 {
 		return errors.New("there is nothing to plot")
@@ -40,7 +40,7 @@ func (r *report) writePlot(file string) error {
 		color  color.Color
 	}{
 		{"requests/s, more is better", served, color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}},
-		{"CPU time a request, less is better", used, color.RGBA{R: 0xff, G: 0x7f, B: 0x0e, A: 0xff}},
+		{"CPU time per request, less is better", used, color.RGBA{R: 0xff, G: 0x7f, B: 0x0e, A: 0xff}},
 	} {
 		chart, err := plotter.NewBarChart(bars.values, vg.Points(width))
 		if err != nil {

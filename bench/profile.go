@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// profile gives each scenario of the first group three more turns, on servers of
-// their own, and saves what these say of themselves. They are not in the report.
+// profile gives each scenario of the first group three more turns, each on a
+// server of its own, and saves the servers' profiles. These turns are not in
+// the report.
 func (b *bench) profile(ctx context.Context) error {
 	if err := os.MkdirAll(b.profiles, 0o755); err != nil {
 		return err
@@ -36,7 +37,7 @@ func (b *bench) profileScenario(ctx context.Context, g group, t *template, s sce
 		sets    []string
 		environ []string
 	}{
-		// Alone, because to watch the locks costs CPU time itself.
+		// Alone, because recording the locks costs CPU time.
 		{[]string{fmt.Sprintf("profile?seconds=%d", seconds)}, nil},
 		{[]string{fmt.Sprintf("allocs?seconds=%d", seconds), fmt.Sprintf("mutex?seconds=%d", seconds),
 			fmt.Sprintf("block?seconds=%d", seconds)}, []string{"INSTANTAPI_BENCH_PROFILE=1"}},
@@ -72,7 +73,7 @@ func (b *bench) profileTurn(ctx context.Context, g group, t *template, s scenari
 	return nil
 }
 
-// save saves one of the profiles that Caddy's API gives, like
+// save saves one of the profiles from Caddy's admin API, like
 // guard.profile.pprof.
 func (r *runner) save(ctx context.Context, set string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.admin+"/debug/pprof/"+set, nil)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/term"
 )
 
-// progress is a line that says what is going on and how long it will take; where
-// nobody watches, a line for each new thing.
+// progress shows a line that says what is going on and how long it will take;
+// if the output is not a terminal, it prints one line per scenario.
 type progress struct {
 	out  io.Writer
 	bar  *progressbar.ProgressBar // nil: out is no terminal

@@ -15,7 +15,7 @@ import (
 	"github.com/shirou/gopsutil/v4/cpu"
 )
 
-// report is all that a run has found out. Durations are in seconds.
+// report has all results of a run. Durations are in seconds.
 type report struct {
 	Machine     machine          `json:"machine"`
 	Method      method           `json:"method"`
@@ -42,20 +42,20 @@ type method struct {
 	GOMAXPROCS  int     `json:"gomaxprocs,omitempty"` // of the servers; 0: as Go chooses
 }
 
-// row is what one scenario has reached in one group.
+// row has the results of one scenario in one group.
 type row struct {
 	Scenario    string  `json:"scenario"`
 	Size        int     `json:"size"`
 	Connections int     `json:"connections"`
 	Rate        float64 `json:"rate,omitempty"`   // at which requests were due
-	Behind      int     `json:"behind,omitempty"` // of these, not answered when their turn ended, and so in no figure
+	Behind      int     `json:"behind,omitempty"` // of these, not answered when their turn ended, and therefore not in any figure
 
 	Requests  int     `json:"requests"`   // in all rounds
 	PerSecond float64 `json:"per_second"` // median of the rounds
 	Ratio     span    `json:"ratio"`      // to plain, of each round
-	CPU       float64 `json:"cpu"`        // the server's, a request; over all rounds
+	CPU       float64 `json:"cpu"`        // the server's, per request, over all rounds
 	CPURatio  span    `json:"cpu_ratio"`  // to plain, of each round
-	OtherCPU  float64 `json:"other_cpu"`  // backend and load generator, a request
+	OtherCPU  float64 `json:"other_cpu"`  // of the backend and the load generator, per request
 	P50       float64 `json:"p50"`
 	P99       float64 `json:"p99"`
 	P999      float64 `json:"p999"`
@@ -163,7 +163,7 @@ func (r *report) write(out io.Writer) error {
 	if len(r.SlowSenders) > 0 {
 		return r.writeSlowSenders(out)
 	}
-	fmt.Fprintf(out, "All proxies keep %d connections to the backend; no access log, the default log goes to a file.\n", idleUpstream)
+	fmt.Fprintf(out, "All proxies keep %d connections to the backend. There is no access log, and the default log goes to a file.\n", idleUpstream)
 	fmt.Fprintf(out, "%s of %g s each. Ratios are to plain in the same round: the median, the lowest and the highest.\n",
 		plural(r.Method.Rounds, "round"), r.Method.Duration)
 
@@ -188,14 +188,14 @@ func (r *report) write(out io.Writer) error {
 	}
 	for _, w := range r.Rows {
 		if w.Behind > 0 {
-			fmt.Fprintf(out, "\n%s fell behind by %s at a rate of %g/s: with these, its latencies were higher.\n", w.Scenario, plural(w.Behind, "request"), w.Rate)
+			fmt.Fprintf(out, "\n%s fell behind by %s at a rate of %g/s; including these, its latencies would be higher.\n", w.Scenario, plural(w.Behind, "request"), w.Rate)
 		}
 	}
-	fmt.Fprintln(out, "\nCPU is the server's, a request; others' is the load generator's and the backend's. A batch is the events that the store writes together.")
+	fmt.Fprintln(out, "\nCPU is the server's CPU time per request; others' is that of the load generator and the backend. A batch is the number of events that the store writes together.")
 	return r.writeTargets(out)
 }
 
-// batch is empty where the store wrote nothing.
+// batch is empty if the store wrote nothing.
 func (w *row) batch() string {
 	if w.Batch == 0 {
 		return ""

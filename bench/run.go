@@ -50,7 +50,7 @@ func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err e
 		}
 	}
 	if fileSystem(b.work) == "tmpfs" {
-		fmt.Fprintf(status, "warning: %s is in memory, where nothing is ever synced; give --dir on a disk\n", o.dir)
+		fmt.Fprintf(status, "warning: %s is in memory, where nothing is ever synced; use --dir with a directory on a disk\n", o.dir)
 	}
 	if b.program == "" {
 		fmt.Fprintln(status, "building Caddy with this module ...")
@@ -58,7 +58,7 @@ func newBench(ctx context.Context, o options, status io.Writer) (b *bench, err e
 			return nil, err
 		}
 	}
-	if o.pin { // after the build, which may have all cores
+	if o.pin { // after the build, which may use all cores
 		if err := pinSelf(b.otherCores); err != nil {
 			return nil, err
 		}
@@ -90,7 +90,7 @@ func (b *bench) close() {
 	_ = os.RemoveAll(b.work)
 }
 
-// measure fills in all of the report.
+// measure fills in the report.
 func (b *bench) measure(ctx context.Context, report *report) error {
 	defer b.progress.end()
 	for _, g := range b.groups {
@@ -105,7 +105,7 @@ func (b *bench) measure(ctx context.Context, report *report) error {
 	return err
 }
 
-// results are what a group's scenarios have reached, in its order.
+// results are the results of a group's scenarios, in its order.
 type results struct {
 	group
 	outcomes [][]outcome     // scenario, round
@@ -165,16 +165,16 @@ func (b *bench) measureGroup(ctx context.Context, g group) (r results, err error
 
 const syncsPerRound = 40
 
-// expect opens the backend's books for a turn. Nothing may have arrived since the
-// turn before was closed: a server that answers first and forwards later would
-// have a part of its work measured in nobody's turn.
+// expect opens the backend's books for a turn. Nothing may have arrived since
+// the previous turn was closed: a server that answers first and forwards later
+// would do part of its work outside its turn.
 func (b *bench) expect(e expectation) error {
 	late, err := b.backend.expect(e)
 	if err != nil {
 		return err
 	}
 	if late.Foreign > 0 {
-		return fmt.Errorf("the backend got %s after all of the turn before had been answered", plural(late.Foreign, "request"))
+		return fmt.Errorf("the backend got %s after everything in the previous turn had been answered", plural(late.Foreign, "request"))
 	}
 	return nil
 }

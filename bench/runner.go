@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// runner is a server with what it is to be sent.
+// runner is a server and the load that it gets.
 type runner struct {
 	*server
 	bench    *bench
@@ -18,7 +18,7 @@ type runner struct {
 	measured []int // the server's processes
 }
 
-// start starts a scenario's server. Events that it is to know are delivered.
+// start starts a scenario's server, and delivers the events that it must know.
 func (b *bench) start(ctx context.Context, g group, t *template, s scenario, environ ...string) (*runner, error) {
 	srv, err := b.startServer(s, environ...)
 	if err != nil {
@@ -39,7 +39,7 @@ func (b *bench) start(ctx context.Context, g group, t *template, s scenario, env
 	return r, nil
 }
 
-// deliverKnown makes some MiB of events known, ten thousand at most.
+// deliverKnown makes some MiB of events known, at most ten thousand.
 func (r *runner) deliverKnown(ctx context.Context) (err error) {
 	n := min(10_000, max(100, 64<<20/r.group.size))
 	first := r.bench.numbers
@@ -71,11 +71,11 @@ func (r *runner) load() *load {
 	}
 }
 
-// fastest is how many requests/s a core could possibly serve. More events than
-// that are not signed for a turn; if they are used up, the turn ends early.
+// fastest is more requests/s than a core can serve. No more events than that
+// are signed for a turn; if they are used up, the turn ends early.
 const fastest = 30_000
 
-// turn puts the scenario's load on its server.
+// turn applies the scenario's load to its server.
 func (r *runner) turn(ctx context.Context) (o outcome, err error) {
 	l := r.load()
 	first := r.bench.numbers
@@ -96,7 +96,8 @@ func (r *runner) turn(ctx context.Context) (o outcome, err error) {
 	return r.put(ctx, l, first)
 }
 
-// put puts a load on the server, and checks that the backend got what it should.
+// put applies a load to the server, and checks that the backend got what it
+// should.
 func (r *runner) put(ctx context.Context, l *load, first uint64) (outcome, error) {
 	err := r.bench.expect(expectation{Size: r.group.size, First: first, Events: len(l.stamps)})
 	if err != nil {

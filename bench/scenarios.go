@@ -9,7 +9,7 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// scenario is one way to answer an event that is measured.
+// scenario is one of the measured ways to answer an event.
 type scenario struct {
 	name   string
 	routes string // of the Caddyfile; {secret}, {store} and {proxy} are filled in
@@ -19,7 +19,7 @@ type scenario struct {
 	peer   bool // nginx and Redis instead of Caddy
 }
 
-// kind is what a scenario is sent.
+// kind is the kind of requests that a scenario gets.
 type kind int
 
 const (
@@ -30,7 +30,7 @@ const (
 	plainRequests // the same bodies, for a server that does not look at them
 )
 
-// answer is what each request of a scenario has to get.
+// answer is the answer that each request of a scenario must get.
 type answer struct {
 	status int
 	body   string
@@ -41,7 +41,7 @@ type answer struct {
 const (
 	guard = "instantapi_verify {secret}\n{proxy}"
 
-	// The name of what all others are compared with.
+	// plain is the name of the scenario that all others are compared with.
 	plain = "plain"
 )
 
@@ -52,7 +52,7 @@ var (
 	wantResponded = answer{http.StatusOK, "responded", false}
 )
 
-// scenarios are all that is measured, in the order of the table.
+// scenarios are all scenarios, in the order of the table.
 var scenarios = []scenario{
 	{name: plain, routes: "{proxy}", want: wantForwarded},
 	{name: "buffered", routes: "{buffering_proxy}", want: wantForwarded},
@@ -66,10 +66,10 @@ var scenarios = []scenario{
 	{name: "respond", routes: "respond responded 200", sends: plainRequests, want: wantResponded},
 }
 
-// peer is measured beside the guard where --peer says so.
+// peer is measured beside the guard if --peer is given.
 var peer = scenario{name: "nginx_redis", want: wantForwarded, peer: true}
 
-// withPeer returns the scenarios with the peer behind the guard.
+// withPeer returns the scenarios with the peer inserted after the guard.
 func withPeer(chosen []scenario) []scenario {
 	at := slices.IndexFunc(chosen, func(s scenario) bool { return s.name == "guard" })
 	if at < 0 {
@@ -78,8 +78,8 @@ func withPeer(chosen []scenario) []scenario {
 	return slices.Insert(slices.Clone(chosen), at+1, peer)
 }
 
-// findScenarios returns the scenarios of these names, and plain, which they are
-// compared with.
+// findScenarios returns the scenarios with these names, and plain, with which
+// they are compared.
 func findScenarios(names []string) ([]scenario, error) {
 	var found []scenario
 	for _, s := range scenarios {
@@ -102,8 +102,8 @@ func scenarioNames() (names []string) {
 	return names
 }
 
-// group is what is measured side by side: the scenarios take turns, so that what
-// else the machine does is spread over all of them.
+// group is a group of scenarios that take turns, so that other load on the
+// machine is spread over all of them.
 type group struct {
 	size        int // of a body in bytes
 	connections int
@@ -128,8 +128,8 @@ func plural(n int, what string) string {
 
 const defaultRate = 2000
 
-// defaultGroups are chosen to end within eight minutes: everything where most
-// bodies and loads are, the guard at the edges.
+// defaultGroups end within eight minutes: all scenarios with the most usual
+// bodies and loads, the guard also with others.
 func defaultGroups() []group {
 	some, err := findScenarios([]string{"verify_only", "guard"})
 	if err != nil {

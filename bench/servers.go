@@ -23,7 +23,7 @@ const (
 	stopTimeout  = 20 * time.Second
 )
 
-// buildCaddy builds the program that is measured.
+// buildCaddy builds the measured program.
 func buildCaddy(ctx context.Context, dir string) (program string, err error) {
 	program = filepath.Join(dir, "caddy.exe") // the name that runs everywhere
 	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, "./caddy")
@@ -33,18 +33,18 @@ func buildCaddy(ctx context.Context, dir string) (program string, err error) {
 	return program, nil
 }
 
-// server is what answers a scenario's requests, with a directory of its own.
+// server answers a scenario's requests. It has a directory of its own.
 type server struct {
 	scenario  scenario
 	dir       string
 	addr      string
-	admin     string     // of Caddy's own API, with its profiles and metrics; empty: it is no Caddy
+	admin     string     // of Caddy's own API, with its profiles and metrics; empty: not a Caddy
 	processes []*process // in the order in which they were started
 }
 
-// idleUpstream is how many connections to the backend a proxy keeps. Caddy's own
-// 32 would make it dial for half of the requests at 64 connections, whoever is in
-// front of it.
+// idleUpstream is how many idle connections to the backend a proxy keeps. With
+// Caddy's default of 32 it would dial for half of the requests at 64
+// connections, in every scenario.
 const idleUpstream = 256
 
 // startServer runs the scenario in front of the backend, with a new store in a new
@@ -70,7 +70,7 @@ func (b *bench) startServer(s scenario, environ ...string) (*server, error) {
 	return srv, nil
 }
 
-// startCaddy starts the Caddy that has been built.
+// startCaddy starts the Caddy that was built.
 func (b *bench) startCaddy(srv *server, environ []string) error {
 	srv.admin = freeAddress()
 	config := filepath.Join(srv.dir, "Caddyfile")
@@ -101,14 +101,14 @@ func (s *server) start(cmd *exec.Cmd, cores []int) error {
 	}
 	go func() {
 		defer close(p.ended)
-		_ = cmd.Wait() // whoever asked for the end does not ask how
+		_ = cmd.Wait() // how it ended does not matter
 	}()
 	s.processes = append(s.processes, p)
 	return nil
 }
 
-// caddyfile differs between scenarios in nothing but the routes and sync. No
-// access log; the default log at its default level.
+// caddyfile differs between scenarios only in the routes and sync. There is no
+// access log, and the default log has its default level.
 func (s *server) caddyfile(backend string) string {
 	store := ""
 	if s.scenario.sync != "" {
@@ -143,7 +143,7 @@ func (s *server) running() bool {
 	return !slices.ContainsFunc(s.processes, func(p *process) bool { return !p.running() })
 }
 
-// pids returns the server's processes, and those that they have started.
+// pids returns the server's processes and their descendants.
 func (s *server) pids() (all []int, err error) {
 	for _, p := range s.processes {
 		own, err := psutil.NewProcess(int32(p.cmd.Process.Pid))
@@ -163,7 +163,7 @@ func (s *server) pids() (all []int, err error) {
 }
 
 // memory returns the resident memory of the server in bytes, now and at its
-// highest. What several processes share counts for each.
+// highest. Memory that several processes share counts for each of them.
 func (s *server) memory() (now, highest uint64, err error) {
 	pids, err := s.pids()
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *server) memory() (now, highest uint64, err error) {
 	return now, highest, nil
 }
 
-// explain adds what the server has logged last.
+// explain adds the last lines of the server's log.
 func (s *server) explain(cause error) error {
 	log, err := os.ReadFile(s.logFile())
 	if err != nil {
@@ -227,7 +227,7 @@ func (p *process) stop() {
 }
 
 // memory returns the resident memory of a process in bytes, now and at its
-// highest. Where the system does not tell the highest it is the present one.
+// highest. If the system does not say the highest, it is the present one.
 func memory(pid int) (now, highest uint64, err error) {
 	p, err := psutil.NewProcess(int32(pid))
 	if err != nil {
@@ -240,15 +240,15 @@ func memory(pid int) (now, highest uint64, err error) {
 	return info.RSS, max(info.RSS, info.HWM), nil
 }
 
-// lastPort is of the last free address; the first one is anywhere, because the
-// backend and other runs look for theirs too.
+// lastPort is the port of the last free address. The first one is random,
+// because the backend and other runs look for ports too.
 var lastPort atomic.Uint32
 
 func init() { lastPort.Store(rand.Uint32()) }
 
-// freeAddress returns an address that nobody listens on, another one each time.
-// It is below the ports that systems give to outgoing connections, of which a
-// load makes many.
+// freeAddress returns an address on which nothing listens, a different one each
+// time. Its port is below those that systems use for outgoing connections, of
+// which a load makes many.
 func freeAddress() string {
 	for range 100 {
 		port := 10_000 + lastPort.Add(1)%10_000
@@ -258,5 +258,5 @@ func freeAddress() string {
 			return l.Addr().String()
 		}
 	}
-	return "127.0.0.1:0" // whoever listens there says what is wrong
+	return "127.0.0.1:0" // listening there reports what is wrong
 }

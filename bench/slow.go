@@ -14,21 +14,21 @@ import (
 	"github.com/valyala/fasthttp"
 )
 
-// slowRow is the memory of a server with senders that have sent only a part of
-// what they announced.
+// slowRow is the memory of a server whose senders have sent only part of what
+// they announced.
 type slowRow struct {
 	Scenario  string `json:"scenario"`
 	Senders   int    `json:"senders"`
-	Announced int    `json:"announced"` // bytes a sender
-	Sent      int    `json:"sent"`      // bytes a sender
+	Announced int    `json:"announced"` // bytes per sender
+	Sent      int    `json:"sent"`      // bytes per sender
 	Memory    uint64 `json:"memory"`    // resident, in bytes
 }
 
 const announced = 4 << 20
 
 // slowSenders opens connections that announce bodies of 4 MiB and send a little
-// of them, then more. In the end each sends all of it and has to get the right
-// answer: a server that had refused the bodies would need little memory, too.
+// of them, then more. In the end each sends the rest and must get the right
+// answer: a server that refused the bodies would need little memory too.
 func (b *bench) slowSenders(ctx context.Context) ([]slowRow, error) {
 	chosen, err := findScenarios([]string{"buffered", "guard"})
 	if err != nil {
@@ -125,7 +125,7 @@ func sendRest(conn net.Conn, rest []byte, want answer) error {
 	return nil
 }
 
-// settledMemory waits until a server's memory has stopped to change.
+// settledMemory waits until a server's memory has stopped changing.
 func settledMemory(ctx context.Context, srv *server) (used uint64, err error) {
 	const look, within, enough = 100 * time.Millisecond, 1 << 20, 5
 	for same := 0; same < enough; {
@@ -150,7 +150,7 @@ func settledMemory(ctx context.Context, srv *server) (used uint64, err error) {
 
 func (r *report) writeSlowSenders(out io.Writer) error {
 	first := r.SlowSenders[0]
-	fmt.Fprintf(out, "%s of bodies of %s, which have sent only a part\n\n",
+	fmt.Fprintf(out, "%s of bodies of %s, which have sent only part of them\n\n",
 		plural(first.Senders, "sender"), humanize.IBytes(uint64(first.Announced)))
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(table, "\tsent by each\tsent by all\tserver's memory\t")

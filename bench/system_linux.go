@@ -22,9 +22,9 @@ func processCPU(pid int) (time.Duration, error) {
 	return time.Duration(used.Nano()), nil
 }
 
-// preciseSleep is time.Sleep without the millisecond by which Go's own timers
-// may be late on a process that waits for the network. Its caller keeps a thread
-// of the system to itself.
+// preciseSleep is time.Sleep without the millisecond by which Go's timers may
+// be late in a process that waits for the network. Its caller must be locked to
+// its thread.
 func preciseSleep(d time.Duration) {
 	if d <= 0 {
 		return
@@ -37,12 +37,12 @@ func preciseSleep(d time.Duration) {
 
 const canPin = true
 
-// startOn starts a process on these cores, or on all where there are none.
+// startOn starts a process on these cores, or on all if none are given.
 func startOn(cores []int, cmd *exec.Cmd) error {
 	if len(cores) == 0 {
 		return cmd.Start()
 	}
-	// A process inherits the cores of the thread that makes it.
+	// A process inherits the cores of the thread that starts it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var before unix.CPUSet
@@ -52,7 +52,7 @@ func startOn(cores []int, cmd *exec.Cmd) error {
 	if err := pinThread(0, cores); err != nil {
 		return err
 	}
-	defer func() { _ = unix.SchedSetaffinity(0, &before) }() // it was so before
+	defer func() { _ = unix.SchedSetaffinity(0, &before) }() // as before
 	return cmd.Start()
 }
 

@@ -8,8 +8,8 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// target is what the cost is meant to stay within. A run does not fail by it: on
-// another machine, or a busy one, the figures are others.
+// target is a bound that the cost should stay within. Missing it does not fail
+// a run, because the figures differ on another machine, or a busy one.
 type target struct {
 	What     string `json:"what"`
 	Target   string `json:"target"`
@@ -17,9 +17,9 @@ type target struct {
 	OK       bool   `json:"ok"`
 }
 
-// bars are of requests/s over plain. They are meant for a server that has one core
-// to itself, with GOMAXPROCS=2 (--pin --gomaxprocs 2); sharing it with the load
-// generator lets a server look better.
+// bars are targets for requests/s over plain. They are for a server that has
+// one core to itself, with GOMAXPROCS=2 (--pin --gomaxprocs 2); if it shares
+// the core with the load generator a server looks better.
 var bars = []struct {
 	scenario    string
 	size        int
@@ -37,8 +37,8 @@ var bars = []struct {
 	{"unsigned", 1 << 10, 64, 2},
 }
 
-// targets compares the targets with what this run has measured, and leaves out
-// those that it has not.
+// targets compares the targets with the results of this run, and leaves out
+// what it has not measured.
 func (r *report) targets() []target {
 	var all []target
 	add := func(what, format string, limit, measured float64, ok bool) {
@@ -65,12 +65,12 @@ func (r *report) targets() []target {
 	}
 	if v := r.Verifier; v != nil {
 		add("verifier, 1.0 MiB: bytes/s over SHA-256", "at least %g", 0.95, v.OverSHA256, v.OverSHA256 >= 0.95)
-		add("verifier: allocations a request", "at most %g", 2, v.Allocations, v.Allocations <= 2)
+		add("verifier: allocations per request", "at most %g", 2, v.Allocations, v.Allocations <= 2)
 	}
 	return all
 }
 
-// find returns a row of a closed loop, or nil.
+// find returns the row of a closed loop, or nil.
 func (r *report) find(scenario string, size, connections int) *row {
 	for i, w := range r.Rows {
 		if w.Scenario == scenario && w.Size == size && w.Connections == connections && w.Rate == 0 {

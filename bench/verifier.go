@@ -9,11 +9,12 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/signature"
 )
 
-// verifierFigures compare the verifier with what it can't do without.
+// verifierFigures compare the verifier with the hashing that it can't do
+// without.
 type verifierFigures struct {
 	BytesPerSecond float64 `json:"bytes_per_second"` // of 1 MiB bodies, on one core
 	OverSHA256     float64 `json:"over_sha256"`
-	Allocations    float64 `json:"allocations"` // a request
+	Allocations    float64 `json:"allocations"` // per request
 }
 
 // measureVerifier lets the verifier and a bare SHA-256 take turns on 1 MiB.

@@ -1,5 +1,5 @@
-// Command caddy is the Caddy that is measured: examples/caddy and the naive
-// handler beside it. All scenarios run this one program.
+// Command caddy is the Caddy that is measured: examples/caddy with the naive
+// handler. All scenarios run this program.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 )
 
 func main() {
-	// Only for --profile: watching every wait has a cost of its own.
+	// Only for --profile, because recording every wait costs CPU time.
 	if os.Getenv("INSTANTAPI_BENCH_PROFILE") != "" {
 		runtime.SetMutexProfileFraction(5)
 		runtime.SetBlockProfileRate(10_000)

@@ -1,6 +1,6 @@
-// Package naive is what one writes first: verify, look up, forward, write one
-// synced record a request. It is here to be measured against, not to be used: it
-// forwards an event twice when two requests bring it at the same time.
+// Package naive is the obvious first version: verify, look up, forward, write
+// one synced record per request. It is a yardstick and not for use: it forwards
+// an event twice if two requests bring it at the same time.
 package naive
 
 import (
@@ -29,7 +29,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("naive_verify", httpcaddyfile.Before, "basic_auth")
 }
 
-// Handler verifies events and drops those that it has a record of.
+// Handler verifies events and drops those that it has recorded.
 type Handler struct {
 	Secret string `json:"secret"` // required
 	Path   string `json:"path"`   // directory of the records; required

@@ -2,7 +2,7 @@
 //
 //	go run ./examples/caddy run --config examples/quickstart/Caddyfile
 //
-// It is what `xcaddy build` writes, for those who have Go and nothing else.
+// It is what `xcaddy build` writes, for users who have only Go.
 package main
 
 import (

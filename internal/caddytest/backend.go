@@ -11,10 +11,12 @@ import (
 	"testing"
 )
 
-// FromBackend is the body of a [Backend]'s answer, if the test gives no other.
+// FromBackend is the body of a [Backend]'s answer, unless the test gives
+// another.
 const FromBackend = "from the backend"
 
-// Backend stands for the user's. It remembers what it got, and answers 200.
+// Backend stands for the user's backend. It remembers what it got, and answers
+// 200.
 type Backend struct {
 	*httptest.Server
 
@@ -45,7 +47,7 @@ func NewBackend(t testing.TB, answer http.HandlerFunc) *Backend {
 func (b *Backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return // it is not a delivery
+		return // not a delivery
 	}
 	b.mu.Lock()
 	b.got = append(b.got, Delivery{r, body})
@@ -75,7 +77,8 @@ func (b *Backend) WantDeliveries(t testing.TB, want int) {
 	}
 }
 
-// WantBodies fails the test if other bodies have arrived, or in another order.
+// WantBodies fails the test unless exactly these bodies have arrived, in this
+// order.
 func (b *Backend) WantBodies(t testing.TB, want ...string) {
 	t.Helper()
 	var got []string

@@ -1,6 +1,6 @@
-// Package caddytest runs Caddy for tests: in the test's own process, to look
-// inside, or in a process of its own, to be killed. It brings what stands around
-// Caddy there, a backend and a sender, and finds the ports for all of it.
+// Package caddytest runs Caddy for tests: in the test's own process, which lets
+// the test look inside, or in a process of its own, which can be killed. It
+// also provides a backend, a sender, and free ports for all of them.
 //
 // It knows the product by its public face only: configurations, requests and
 // answers. The package whose tests run a [Site] in their own process imports the
@@ -21,12 +21,13 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// patience is how long a test waits for what has to happen, on a busy machine too.
+// patience is how long a test waits for what must happen, even on a busy
+// machine.
 const patience = 20 * time.Second
 
-// Hooks are what only the tested package can do around each [Site].
+// Hooks do what only the tested package can do around each [Site].
 type Hooks struct {
-	// BeforeSite undoes what the test before may have left in the process.
+	// BeforeSite undoes what earlier tests may have left in the process.
 	BeforeSite func()
 
 	// AfterStop waits until Caddy has let go of the site's files. Caddy has been
@@ -36,7 +37,7 @@ type Hooks struct {
 
 var hooks Hooks
 
-// home is the directory that stands for the user's while tests run.
+// home replaces the user's home directory while tests run.
 var home string
 
 // userEnviron is the environment before [Main] changes it.
@@ -63,9 +64,9 @@ func Main(m *testing.M, h Hooks) {
 	m.Run()
 }
 
-// Missing ends a test that needs something that this machine lacks. With
-// INSTANTAPI_VERIFY_TEST_ALL=1, as in CI, that is a failure: a test that silently
-// does not run proves nothing.
+// Missing skips a test that needs something that this machine lacks. With
+// INSTANTAPI_VERIFY_TEST_ALL=1, as in CI, it fails the test: a test that is
+// silently skipped proves nothing.
 func Missing(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("INSTANTAPI_VERIFY_TEST_ALL") == "1" {
@@ -105,7 +106,7 @@ func Timeout(t testing.TB) context.Context {
 	return ctx
 }
 
-// WantError fails the test if there is no error with all these texts in it.
+// WantError fails the test unless there is an error with all these texts in it.
 func WantError(t testing.TB, err error, texts ...string) {
 	t.Helper()
 	for _, text := range texts {
@@ -123,7 +124,7 @@ func WriteFile(t testing.TB, path, content string) {
 	}
 }
 
-// ReadFile returns what is in a file.
+// ReadFile returns the content of a file.
 func ReadFile(t testing.TB, path string) string {
 	t.Helper()
 	content, err := os.ReadFile(path)
@@ -133,19 +134,19 @@ func ReadFile(t testing.TB, path string) string {
 	return string(content)
 }
 
-// Ports are handed out from 10,000 to 31,999: below those that systems give to
-// outgoing connections. One of these could be taken before the program that it is
-// meant for listens there; and whoever dials one of these while nobody listens may
-// in the end be connected to itself.
+// Ports are handed out from 10,000 to 31,999, below those that systems use for
+// outgoing connections. A port of those could be taken before the program that
+// it is meant for listens there, and a program that dials such a port while
+// nothing listens may be connected to itself.
 const (
 	firstPort = 10_000
 	lastPort  = 31_999
 	blockSize = 500
 )
 
-// ports are this process's. Each test process has a block of its own, which it
-// holds by listening on the block's first port: tests of several packages run at
-// the same time.
+// ports are the ports of this process. Each test process has its own block,
+// which it holds by listening on the block's first port, because the tests of
+// several packages run at the same time.
 var ports struct {
 	sync.Mutex
 	guard net.Listener // nil: there is no block yet
@@ -153,7 +154,8 @@ var ports struct {
 	next  int // in the block
 }
 
-// FreePort returns a port that nobody listens on, and that no other test is given.
+// FreePort returns a port on which nothing listens, and which no other test
+// gets.
 func FreePort(t testing.TB) string {
 	t.Helper()
 	ports.Lock()

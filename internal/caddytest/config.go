@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// CheckConfig checks that Caddy takes a config file as it stands and, if that is
-// a Caddyfile, that `caddy fmt` would not write it differently. The environment
-// is what the config asks for.
+// CheckConfig checks that Caddy accepts a config file as it is and, if that is
+// a Caddyfile, that `caddy fmt` would not change it. environ is the environment
+// that the config needs.
 func CheckConfig(t testing.TB, path string, environ ...string) {
 	t.Helper()
 	caddy := func(args ...string) (output string, err error) {

@@ -24,7 +24,7 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("test", httpcaddyfile.Before, "respond")
 }
 
-// Handler does what a proxy can't be made to do. In a Caddyfile:
+// Handler does things that a proxy can't be made to do. In a Caddyfile:
 //
 //	test panic|silent|header|write|read_from|flush|hijack|switch|switch_and_write
 type Handler struct {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Mount mounts something for the length of the test, with mount's arguments but
-// for the last one, and returns where. It takes root.
+// Mount mounts something until the test ends, with all of mount's arguments but
+// the last, and returns where. It needs root.
 func Mount(t testing.TB, args ...string) (dir string) {
 	t.Helper()
 	if os.Getuid() != 0 {

@@ -30,7 +30,8 @@ var program = sync.OnceValues(func() (string, error) {
 		return "", errors.New("TestMain must call caddytest.Main")
 	}
 	path := filepath.Join(home, "caddy.exe") // the name that runs everywhere
-	// Without -buildvcs=false it would need git, and a checkout of the same user.
+	// Without -buildvcs=false this would need git, and a checkout of the same
+	// user.
 	build := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/instantapi/caddy-instantapi-verify/examples/caddy")
 	build.Env = userEnviron
 	if output, err := build.CombinedOutput(); err != nil {
@@ -39,8 +40,8 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// Command returns a command of Caddy, with directories and an admin endpoint of
-// its own: this machine may well run another Caddy.
+// Command returns a command of Caddy, with its own directories and admin
+// endpoint, because this machine may be running another Caddy.
 func Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,7 +55,7 @@ func Command(t testing.TB, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Process is a program that runs until the test ends, if it does not end before.
+// Process is a program that runs until the test ends, unless it ends earlier.
 type Process struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -64,8 +65,8 @@ type Process struct {
 	output bytes.Buffer
 }
 
-// Start starts a program. What it writes can be had from [Process.Output], and is
-// shown if the test fails.
+// Start starts a program. [Process.Output] returns what it writes, which is
+// also shown if the test fails.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{cmd: cmd, ended: make(chan struct{})}
@@ -87,8 +88,8 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	return p
 }
 
-// Start runs a Caddyfile in a process of its own, and waits until it serves. A
-// site that runs so may be started again when the process has ended.
+// Start runs a Caddyfile in a process of its own, and waits until it serves.
+// The site may be started again when the process has ended.
 func (s *Site) Start(t testing.TB, caddyfile string) *Process {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "Caddyfile")
@@ -193,7 +194,7 @@ func (p *Process) Stop(t testing.TB) (asked bool) {
 	return true
 }
 
-// Result is what a command has left.
+// Result is the result of a command.
 type Result struct {
 	Status         int
 	Stdout, Stderr string

@@ -41,9 +41,9 @@ func Unsigned(method, url string, body []byte) *http.Request {
 	return r
 }
 
-// Sender makes a connection for each request, because one that is kept may be
-// closed by a reload at the moment of its next use. It follows no redirect: an
-// answer that says "elsewhere" is no delivery.
+// Sender makes a connection for each request, because a reload may close a kept
+// one at the moment of its next use. It follows no redirects, because a
+// redirect is not a delivery.
 var Sender = &http.Client{
 	Transport:     &http.Transport{DisableKeepAlives: true},
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -56,9 +56,9 @@ type Reply struct {
 	Body   string
 }
 
-// Do sends a request with [Sender], and again where the connection breaks: a
-// listener that a reload has just replaced may drop connections that it has not
-// accepted yet.
+// Do sends a request with [Sender], and sends it again if the connection
+// breaks: a listener that a reload has just replaced may drop connections that
+// it has not accepted yet.
 func Do(t testing.TB, r *http.Request) Reply {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -118,7 +118,7 @@ func (r Reply) WantJSON(t testing.TB, status int, body string) {
 	}
 }
 
-// WantDuplicate fails the test unless the event was a known one.
+// WantDuplicate fails the test unless the event was known.
 func (r Reply) WantDuplicate(t testing.TB) {
 	t.Helper()
 	r.WantJSON(t, http.StatusOK, Duplicate)

@@ -13,8 +13,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
-// Site is a Caddy with one server that stands for the user's. Its fields may be
-// changed before [Site.Caddyfile] is called.
+// Site is a Caddy with one server, like a user's. Its fields may be changed
+// before [Site.Caddyfile] is called.
 type Site struct {
 	Addr  string // where the server listens
 	Store string // the directory of the store
@@ -22,11 +22,11 @@ type Site struct {
 
 	Level        string // of the log; default: DEBUG
 	Admin        string // address of the admin endpoint; default: off
-	Servers      string // what the block `servers` has in it
-	StoreOptions string // what the store's block has in it, beside the path
+	Servers      string // content of the block `servers`
+	StoreOptions string // content of the store's block, without the path
 	NoApp        bool   // leave out the global option instantapi_verify
 
-	// Faulty takes the place of the store in the directory.
+	// Faulty replaces the store in the directory.
 	Faulty *storetest.Faulty
 
 	t       testing.TB
@@ -59,7 +59,7 @@ func Run(t testing.TB, routes string) *Site {
 	return s
 }
 
-// RunFaulty is [Run] with a store whose faults the test decides.
+// RunFaulty is [Run] with a store whose faults the test sets.
 func RunFaulty(t testing.TB, routes string) (*Site, *storetest.Faulty) {
 	t.Helper()
 	s := New(t)
@@ -123,7 +123,7 @@ func Adapt(caddyfile string) ([]byte, error) {
 }
 
 // Load makes Caddy run a Caddyfile in this process, as `caddy run` and `caddy
-// reload` do. What runs is stopped when the test ends.
+// reload` do. Caddy is stopped when the test ends.
 func (s *Site) Load(caddyfile string) error {
 	s.t.Helper()
 	config, err := Adapt(caddyfile)

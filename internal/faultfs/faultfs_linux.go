@@ -23,26 +23,26 @@ type Op string
 // The operations that faults apply to.
 const (
 	Read    Op = "read"   // also a page fault in a mapped file
-	Write   Op = "write"  // also the kernel's writing of what a mapped file got
+	Write   Op = "write"  // also the kernel's writing back of a mapped file
 	Fsync   Op = "fsync"  // of files and of directories, also msync
 	Open    Op = "open"   // of files and of directories
 	Create  Op = "create" // of files and of directories
 	Remove  Op = "remove" // of files and of directories
 	Rename  Op = "rename"
-	Lookup  Op = "lookup"  // of a name, so nearly everything that takes a path
+	Lookup  Op = "lookup"  // of a name, and so nearly everything with a path
 	Getattr Op = "getattr" // also what reads a size
 	Setattr Op = "setattr" // also truncate
 	Readdir Op = "readdir"
 	Statfs  Op = "statfs"
 )
 
-// All are all operations: with these hanging the disk is gone.
+// All are all operations. If they all hang, it is as if the disk were gone.
 var All = []Op{Read, Write, Fsync, Open, Create, Remove, Rename, Lookup, Getattr, Setattr, Readdir, Statfs}
 
 // Faults say what goes wrong. The zero value is a file system without faults.
 type Faults struct {
-	// Hang lists the operations that don't return. They can't be interrupted,
-	// not even by a kill, as those of a hung disk can't.
+	// Hang lists the operations that don't return. Like those of a hung disk
+	// they can't be interrupted, not even by a kill.
 	Hang []Op
 
 	// Fail maps operations to the errors that they fail with.
@@ -52,22 +52,22 @@ type Faults struct {
 	// affected by Hang and Fail. Default: all files, and [Statfs] too.
 	Names string
 
-	// ReadRate bounds reads, in bytes a second. Default: no bound.
+	// ReadRate limits reads, in bytes per second. Default: no limit.
 	ReadRate int
 
 	// Space is what statfs says. Default: what the file system below says.
 	Space *Space
 }
 
-// Space is the part of statfs's answer that tells free space.
+// Space is the part of statfs's answer about free space.
 type Space struct {
 	BlockSize    uint32 // for reads and writes
 	FragmentSize uint32 // which the others are counted in
 	Blocks, Free uint64
-	Available    int64 // to a user without privileges; below 0 on some systems
+	Available    int64 // to an unprivileged user; negative on some systems
 }
 
-// hangLimit is how long a hang lasts at most, so that a test that fails leaves
+// hangLimit is how long a hang lasts at most, so that a failing test leaves
 // nothing behind that can't be killed.
 const hangLimit = 2 * time.Minute
 
@@ -88,11 +88,11 @@ type FS struct {
 	output  bytes.Buffer
 }
 
-// Mount mounts a file system for the length of the test. A test that starts
-// processes on it must heal it, with [FS.Set], before it waits for them to end.
+// Mount mounts a file system until the test ends. A test that starts processes
+// on it must end the faults, with [FS.Set], before it waits for them to end.
 //
-// The file system is served by a process of its own: a goroutine that waits for a
-// page of a mapped file keeps its processor, so that in the same process nobody
+// A separate process serves the file system: a goroutine that waits for a page
+// of a mapped file keeps its processor, so in the same process no processor
 // might be left to serve the page.
 func Mount(t testing.TB) *FS {
 	t.Helper()
@@ -109,7 +109,7 @@ func Mount(t testing.TB) *FS {
 	return f
 }
 
-// missing skips a test that this machine can't run, or fails it where all tests
+// missing skips a test that this machine can't run, or fails it if all tests
 // must run.
 func missing(t testing.TB, why string) {
 	t.Helper()
@@ -127,7 +127,7 @@ func (f *FS) start() error {
 	f.server = exec.Command(program)
 	f.server.Env = append(os.Environ(), serveVariable+"="+f.Below+string(filepath.ListSeparator)+f.Dir)
 	f.server.Stderr = &f.output
-	// Its end is what tells the server to go, however this process ends.
+	// Its end tells the server to exit, however this process ends.
 	stdin, err := f.server.StdinPipe()
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func (f *FS) start() error {
 	return up.err()
 }
 
-// Set replaces all faults. Operations that hang go on, unless they still are to
+// Set replaces all faults. Hanging operations go on, unless they still have to
 // hang.
 func (f *FS) Set(faults Faults) {
 	f.t.Helper()
@@ -170,8 +170,8 @@ func (f *FS) Hanging() int {
 	return f.ask(command{}).Hanging
 }
 
-// DropCaches makes the kernel forget what it knows of the files' contents, so
-// that the next look at a mapped file is a read.
+// DropCaches makes the kernel drop the cached contents of the files, so that
+// the next access to a mapped file is a read.
 func (f *FS) DropCaches() {
 	f.t.Helper()
 	f.ask(command{DropCaches: true})
@@ -194,13 +194,14 @@ func (f *FS) ask(c command) (r reply) {
 	return r
 }
 
-// command is what the server is told, and asked.
+// command is a command to the server.
 type command struct {
 	Faults     *Faults
 	DropCaches bool
 }
 
-// reply is the server's answer to a command, and its first word.
+// reply is the server's answer to a command. The server also sends one when it
+// is ready.
 type reply struct {
 	Error   string
 	Hanging int
@@ -213,8 +214,8 @@ func (r reply) err() error {
 	return errors.New(r.Error)
 }
 
-// serveVariable makes a test's program a server: it holds the directory below and
-// the mount point.
+// serveVariable makes a test's program a server. Its value holds the directory
+// below and the mount point.
 const serveVariable = "INSTANTAPI_VERIFY_FAULTFS"
 
 func init() {

@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// serve mounts the file system and serves it until there are no commands any
-// more. It returns the process's exit status.
+// serve mounts the file system and serves it until its commands end. It returns
+// the process's exit status.
 func serve(below, dir string) int {
-	signal.Ignore(os.Interrupt) // which the whole group gets: the test's end is what counts
+	signal.Ignore(os.Interrupt) // the whole process group gets it, but only the test's end counts
 	replies := json.NewEncoder(os.Stdout)
 	s, err := mount(below, dir)
 	if err != nil {
@@ -35,7 +35,7 @@ func serve(below, dir string) int {
 		}
 		_ = replies.Encode(s.obey(c))
 	}
-	s.set(Faults{}) // lets go of everybody who would keep the file system busy
+	s.set(Faults{}) // releases operations that would keep the file system busy
 	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 		fmt.Fprintf(os.Stderr, "unmounting: %v\n", err)
 		return 1
@@ -50,13 +50,13 @@ func mount(below, dir string) (*server, error) {
 	}
 	never := time.Duration(0)
 	options := &fs.Options{
-		// Nothing but contents is kept by the kernel: every look is seen here.
+		// The kernel caches only contents, so every lookup reaches this server.
 		EntryTimeout: &never, AttrTimeout: &never, NegativeTimeout: &never,
 		MountOptions: fuse.MountOptions{
 			FsName: below, Name: "faultfs",
 			DirectMountStrict: true, AllowOther: true,
-			// What the kernel wrote for a mapped file must not make it
-			// forget the file's contents.
+			// Writing back a mapped file must not make the kernel drop the
+			// file's contents.
 			ExplicitDataCacheControl: true,
 			MaxBackground:            256,                  // that hang, before others do with them
 			DisabledCapabilities:     fuse.CAP_PASSTHROUGH, // which bypasses this server
@@ -73,7 +73,7 @@ func mount(below, dir string) (*server, error) {
 	return s, s.fuse.WaitMount()
 }
 
-// server puts the faults in front of a file system without any.
+// server adds faults to a file system without any.
 type server struct {
 	fuse.RawFileSystem
 	fuse    *fuse.Server
@@ -82,7 +82,7 @@ type server struct {
 
 	mu    sync.Mutex
 	names map[uint64]string // of the nodes; only the last element
-	ready time.Time         // when the reads so far are through, at the rate
+	ready time.Time         // when the reads so far have passed, at the rate
 }
 
 type state struct {
@@ -155,7 +155,7 @@ func (s *state) affects(name string) bool {
 	return matched && err == nil
 }
 
-// gateNode is gate for a file that is known by its number.
+// gateNode is gate for a file known by its number.
 func (s *server) gateNode(op Op, node uint64) fuse.Status {
 	s.mu.Lock()
 	name := s.names[node]
