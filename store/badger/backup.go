@@ -144,7 +144,7 @@ func (s *database) writeBackup(ctx context.Context, directory string) (report st
 	}
 	// Badger takes a block that it can't read for the end of its table. The
 	// iterator keeps the files from being deleted.
-	if _, err := verifyTables(ctx, s.path, tables); err != nil {
+	if _, err := verifyTables(ctx, s.path, tables, nil); err != nil {
 		return report, fmt.Errorf("the store itself: %w", err)
 	}
 	return out.report, out.finish()

@@ -49,7 +49,7 @@ type findings struct {
 //
 // Unless strict is set the logs may have holes: a power cut leaves them in a
 // store that does not sync its logs.
-func examine(ctx context.Context, path string, strict bool) (findings, error) {
+func examine(ctx context.Context, path string, strict bool, report *progress) (findings, error) {
 	names, err := listFiles(path)
 	if err != nil {
 		return findings{}, err
@@ -63,7 +63,8 @@ func examine(ctx context.Context, path string, strict bool) (findings, error) {
 			return findings{}, damagef("%s names table %s, which is missing", badgerdb.ManifestFilename, tableName(id))
 		}
 	}
-	known, err := verifyTables(ctx, path, named)
+	report.expect(named, names.logs)
+	known, err := verifyTables(ctx, path, named, report)
 	if err != nil {
 		return findings{}, err
 	}
@@ -81,7 +82,7 @@ func examine(ctx context.Context, path string, strict bool) (findings, error) {
 	}
 	found := findings{names: names}
 	for _, number := range names.logs {
-		log, err := readLog(filepath.Join(path, logName(number)))
+		log, err := readLog(filepath.Join(path, logName(number)), report)
 		if err != nil {
 			return findings{}, err
 		}

@@ -57,7 +57,7 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 	if err := os.Truncate(newer, logSize); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := examine(ctx, dir, true); err != nil {
+	if _, err := examine(ctx, dir, true, nil); err != nil {
 		t.Fatalf("whole logs: %v", err)
 	}
 	edit(t, log, func(content []byte) []byte { clear(content[cut-70 : cut-50]); return content })
@@ -68,7 +68,7 @@ func TestDamageBeforeANewerLogIsRefused(t *testing.T) {
 	if err := os.Rename(newer, filepath.Join(dir, "100000.mem")); err != nil {
 		t.Fatal(err)
 	}
-	_, err = examine(ctx, dir, true)
+	_, err = examine(ctx, dir, true, nil)
 	caddytest.WantError(t, err, "its log before 100000.mem is damaged")
 }
 

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"encoding/binary"
 	"hash/crc32"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -48,8 +47,8 @@ type foundLog struct {
 }
 
 // readLog reads a log. Wrong content is no error; it is noted in the result.
-func readLog(name string) (foundLog, error) {
-	content, err := os.ReadFile(name)
+func readLog(name string, report *progress) (foundLog, error) {
+	content, err := report.readFile(name)
 	if err != nil {
 		return foundLog{}, err
 	}

@@ -156,7 +156,9 @@ func openBadger(ctx context.Context, path string, sync bool, minFree uint64, fre
 func (s *database) open(ctx context.Context, sync bool) error {
 	// With sync off a power cut may tear logs anywhere, which that option
 	// accepts.
-	found, err := examine(ctx, s.path, sync)
+	report := startProgress(s.path)
+	defer report.stop()
+	found, err := examine(ctx, s.path, sync, report)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package badger
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"sync"
@@ -10,33 +11,55 @@ import (
 	"go.uber.org/zap"
 )
 
-// progressInterval is how often a store that takes long to open logs its
-// progress.
-const progressInterval = 5 * time.Second
+// progressInterval is how often a store that takes long to open logs its progress.
+var progressInterval = 5 * time.Second
 
-// progress logs how far the verification of the tables has got.
+// progress tells an operator that a store is being opened, and how much of its files
+// has been verified. A nil one tells nobody.
 type progress struct {
-	path          string
-	tables, bytes int64 // of all
-	tablesDone    atomic.Int64
-	bytesDone     atomic.Int64
-	ended         chan struct{}
-	reporter      sync.WaitGroup
+	path                   string
+	tables, tablesVerified atomic.Int64
+	bytes, bytesVerified   atomic.Int64 // of tables and logs
+	ended                  chan struct{}
+	reporter               sync.WaitGroup
 }
 
-func startProgress(path string, tables manifestTables) *progress {
-	p := &progress{path: path, tables: int64(len(tables)), ended: make(chan struct{})}
-	for id := range tables {
-		if info, err := os.Stat(filepath.Join(path, tableName(id))); err == nil {
-			p.bytes += info.Size()
-		}
-	}
+func startProgress(path string) *progress {
+	p := &progress{path: path, ended: make(chan struct{})}
 	p.reporter.Go(p.report)
 	return p
 }
 
-func (p *progress) read(bytes int) { p.bytesDone.Add(int64(bytes)) }
-func (p *progress) verified()      { p.tablesDone.Add(1) }
+// expect is called with what is to be verified.
+func (p *progress) expect(tables manifestTables, logs []uint64) {
+	if p == nil {
+		return
+	}
+	p.tables.Store(int64(len(tables)))
+	expectFile := func(name string) {
+		if info, err := os.Stat(filepath.Join(p.path, name)); err == nil {
+			p.bytes.Add(info.Size())
+		}
+	}
+	for id := range tables {
+		expectFile(tableName(id))
+	}
+	for _, number := range logs {
+		expectFile(logName(number))
+	}
+}
+
+func (p *progress) read(bytes int) {
+	if p != nil {
+		p.bytesVerified.Add(int64(bytes))
+	}
+}
+
+func (p *progress) verified() {
+	if p != nil {
+		p.tablesVerified.Add(1)
+	}
+}
 
 func (p *progress) stop() {
 	close(p.ended)
@@ -52,8 +75,35 @@ func (p *progress) report() {
 		case <-p.ended:
 			return
 		}
-		storeLog().Info("verifying the store's tables before it is opened", zap.String("path", p.path),
-			zap.Int64("tables", p.tablesDone.Load()), zap.Int64("of_tables", p.tables),
-			zap.Int64("bytes", p.bytesDone.Load()), zap.Int64("of_bytes", p.bytes))
+		storeLog().Info("the store is being opened: its files are verified first", zap.String("path", p.path),
+			zap.Int64("tables", p.tablesVerified.Load()), zap.Int64("of_tables", p.tables.Load()),
+			zap.Int64("bytes", p.bytesVerified.Load()), zap.Int64("of_bytes", p.bytes.Load()))
 	}
+}
+
+// readFile reads a file, and reports each part.
+func (p *progress) readFile(name string) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	content := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
+	_, err = content.ReadFrom(reportingReader{file, p})
+	return content.Bytes(), err
+}
+
+type reportingReader struct {
+	file     *os.File
+	progress *progress
+}
+
+func (r reportingReader) Read(b []byte) (int, error) {
+	n, err := r.file.Read(b)
+	r.progress.read(n)
+	return n, err
 }

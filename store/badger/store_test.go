@@ -300,7 +300,7 @@ func TestLogsAreReadAsBadgerWritesThem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	read, err := readLog(log)
+	read, err := readLog(log, nil)
 	if want := uint64(coverVersion + len(ids)); err != nil || read.first != coverVersion+1 || read.last != want {
 		t.Errorf("batches are %d to %d, want %d to %d", read.first, read.last, coverVersion+1, want)
 	}

@@ -54,7 +54,7 @@ func sweep(dir string, damage func(content []byte, at int) []byte) {
 			panic(err)
 		}
 		tried++
-		_, err := examine(ctx, dir, true)
+		_, err := examine(ctx, dir, true, nil)
 		if err == nil {
 			harmless++
 			err = opensWithAll(dir)

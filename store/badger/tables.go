@@ -51,9 +51,7 @@ type tableBlock struct {
 
 // verifyTables reads tables to their ends, four at a time, and returns the highest
 // version in them.
-func verifyTables(ctx context.Context, path string, tables manifestTables) (highest uint64, err error) {
-	report := startProgress(path, tables)
-	defer report.stop()
+func verifyTables(ctx context.Context, path string, tables manifestTables, report *progress) (highest uint64, err error) {
 	ids := make(chan uint64)
 	var newest atomic.Uint64
 	newest.Store(coverVersion)
