@@ -1,8 +1,8 @@
--- What this module promises, as one writes it for nginx and Redis: the signature
--- is checked, an event that is being delivered is claimed, one that was delivered
--- is dropped, and a delivery is durable before the sender learns of it. Claims are
--- in the memory that nginx's workers share, so that one synced write an event is
--- enough. It is here to be measured against.
+-- The promises of this module, written for nginx and Redis: the signature is
+-- checked, an event that is being delivered is claimed, one that was delivered is
+-- dropped, and a delivery is durable before the sender learns of it. Claims are in
+-- the memory that nginx's workers share, so that one synced write per event is
+-- enough. This is a yardstick for the benchmark.
 local ffi = require "ffi"
 local json = require "cjson.safe"
 
