@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 )
 
@@ -83,22 +82,6 @@ func (x *exchange) record(status int) {
 	if checked := log.Check(zap.DebugLevel, "event forwarded"); checked != nil {
 		checked.Write(x.describe(nil)...)
 	}
-}
-
-// now is the clock that retention follows. Setting it forward makes events
-// expire early by as much, setting it back makes them expire late. Events that
-// expired while the clock was ahead are lost once their disk space has been
-// reclaimed.
-var now = time.Now
-
-func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
-	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
-	if h.Retention != Forever {
-		// This rounds up, because a record expires at the beginning of a
-		// second.
-		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
-	}
-	return rec
 }
 
 // deliveryWriter records a delivery before it releases the 2xx answer.

@@ -114,9 +114,9 @@ func foldHeaderByte(c byte) byte {
 	}
 }
 
-// removeForgedHeaders removes the headers that only the guard may set, and
-// those that could make a proxy remove them again. It removes trailers too,
-// because some backends turn them into headers.
+// removeForgedHeaders removes the client's own copies of the headers that only the
+// guard may set. It removes trailers too, because some backends turn them into
+// headers.
 func (x *exchange) removeForgedHeaders() {
 	r := x.request
 	for name := range r.Header {
@@ -126,10 +126,15 @@ func (x *exchange) removeForgedHeaders() {
 			}
 		}
 	}
-	for _, name := range connectionHeaders {
-		delete(r.Header, name)
-	}
 	r.Trailer = nil
+}
+
+// removeConnectionHeaders makes an ordinary request of one that asks for an upgrade,
+// and keeps Connection from naming the guard's headers away.
+func (x *exchange) removeConnectionHeaders() {
+	for _, name := range connectionHeaders {
+		delete(x.request.Header, name)
+	}
 }
 
 // setGuardHeaders tells the next handlers that the event is authentic, and its

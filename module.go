@@ -273,6 +273,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 func (x *exchange) serve() (*answer, error) {
 	// This comes first, so that it holds whatever becomes of the request.
 	x.removeForgedHeaders()
+	x.removeConnectionHeaders() // no upgrade gets past here
 
 	// Refuse what can be refused without reading the body.
 	signatures := x.request.Header[x.handler.signatureHeader]

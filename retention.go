@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 // Retention is how long a delivered event is remembered. In JSON it is a number
@@ -47,6 +48,23 @@ func (d Retention) MarshalJSON() ([]byte, error) {
 		return []byte(`"forever"`), nil
 	}
 	return json.Marshal(int64(d))
+}
+
+// now is the clock that retention follows. Setting it forward makes events
+// expire early by as much, setting it back makes them expire late. Events that
+// expired while the clock was ahead are lost once their disk space has been
+// reclaimed.
+var now = time.Now
+
+// newRecord returns the record of a delivery now. Retention decides when it expires.
+func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
+	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
+	if h.Retention != Forever {
+		// This rounds up, because a record expires at the beginning of a
+		// second.
+		rec.ExpiresAt = rec.DeliveredAt.Add(time.Duration(h.Retention) + time.Second - 1).Truncate(time.Second)
+	}
+	return rec
 }
 
 // Interface guards
