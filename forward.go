@@ -75,7 +75,7 @@ func (x *exchange) record(status int) {
 	log := x.handler.log
 	if x.claim != nil {
 		if err := x.claim.Delivered(x.handler.newRecord(x.bodyHash, status)); err != nil {
-			log.Error("event was delivered, but could not be recorded; until it can be, only this process knows",
+			log.Error("event was delivered, but could not be recorded; until it can be, only this process remembers it",
 				x.describe(err)...)
 		}
 	}

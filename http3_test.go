@@ -95,7 +95,7 @@ type stopsEarly struct {
 
 func (s *stopsEarly) Read(p []byte) (int, error) {
 	n, err := s.Reader.Read(p)
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		return n, err
 	}
 	if s.ctx == nil {

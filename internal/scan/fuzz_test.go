@@ -189,7 +189,7 @@ func readWithLibrary(body []byte, names []string) (values []jsontext.Value, ok b
 		return nil, false
 	}
 	_, err := dec.ReadToken()
-	return values, err == io.EOF
+	return values, errors.Is(err, io.EOF)
 }
 
 func compareValues(t *testing.T, body []byte, got, want []jsontext.Value) {
