@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 )
 
@@ -23,7 +24,8 @@ import (
 // Badger writes to its log, in the goroutine that merges, before it writes each table
 // and before it goes on, so this is where it can be made to wait.
 type mergeGuard struct {
-	dir string
+	dir  string
+	free func(dir string) (uint64, error)
 
 	mu       sync.Mutex
 	expected []uint32        // keys in each table that is being written
@@ -43,6 +45,12 @@ const (
 	// mergePatience is how long a merge waits before that is logged, and is logged
 	// again.
 	mergePatience = time.Minute
+
+	// mergeSpace is how many bytes must be free for a memtable and another table of
+	// a merge, besides tableSpace for each that is being written. It is no more
+	// than closeSpace, because closing waits for merges.
+	mergeSpace = 2*memTableSize + tableSpace
+	tableSpace = 2 * tableSize
 
 	// probeTable is the number of a table that is there for a moment only.
 	probeTable = math.MaxUint32
@@ -80,10 +88,21 @@ func (g *mergeGuard) wait(ready func() error) {
 	}
 }
 
-// probe does what Badger does to write a table.
+// probe does what Badger does to write a table, after a look at the space: Badger
+// writes through a mapped file.
 func (g *mergeGuard) probe() error {
 	g.mu.Lock() // there is one such file
 	defer g.mu.Unlock()
+	if err := g.lookForTables(); err != nil {
+		return err
+	}
+	free, err := g.free(g.dir)
+	if err != nil {
+		return err
+	}
+	if need := mergeSpace + uint64(len(g.expected))*tableSpace; free < need {
+		return fmt.Errorf("%w: %s free, merging takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(need))
+	}
 	name := filepath.Join(g.dir, tableName(probeTable))
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -105,6 +124,17 @@ func (g *mergeGuard) probe() error {
 func (g *mergeGuard) allFound() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.lookForTables(); err != nil {
+		return err
+	}
+	if n := len(g.expected); n > 0 {
+		return fmt.Errorf("%d tables are not written", n)
+	}
+	return nil
+}
+
+// lookForTables strikes out of the expected tables those that are whole.
+func (g *mergeGuard) lookForTables() error {
 	if len(g.expected) == 0 {
 		return nil
 	}
@@ -128,9 +158,6 @@ func (g *mergeGuard) allFound() error {
 		if err := g.find(id); err != nil {
 			return err
 		}
-	}
-	if n := len(g.expected); n > 0 {
-		return fmt.Errorf("%d tables are not written", n)
 	}
 	return nil
 }

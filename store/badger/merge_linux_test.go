@@ -5,20 +5,33 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/internal/faultfs"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 func init() { children["merge"] = mergeAndLook }
 
+// roomToOpen is the free space, but for the two looks at it before Badger opens.
+func roomToOpen() func(string) (uint64, error) {
+	var looks atomic.Int32
+	return func(path string) (uint64, error) {
+		if looks.Add(1) <= 2 {
+			return lowestMinFreeSpace, nil
+		}
+		return freeSpace(path)
+	}
+}
+
 // mergeAndLook opens a store whose tables Badger merges, and looks for its events while
 // that fails and again when it need not. It ends as a kill does.
 func mergeAndLook(dir string) {
-	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
+	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, roomToOpen())
 	if err != nil {
 		fmt.Print(err)
 		return
@@ -84,6 +97,21 @@ func TestMergeThatCantWriteForgetsNothing(t *testing.T) {
 				t.Errorf("opened again: %v", err)
 			}
 		})
+	}
+}
+
+// Without room a merge waits, and writes nothing that would end the process.
+func TestMergeWaitsForRoom(t *testing.T) {
+	disk := caddytest.Mount(t, "-t", "tmpfs", "-o", "size=48m", "tmpfs")
+	dir := filepath.Join(disk, "store")
+	closedStore(t).copy(t, dir)
+	removeBallast := fillUp(t, disk, 256<<10)
+	first, second := askTwice(t, childCommand("merge", dir), removeBallast)
+	if first != "merged false" || second != "merged true" {
+		t.Errorf("got %q without room, %q with it", first, second)
+	}
+	if err := openAndLook(dir); err != nil {
+		t.Errorf("opened again: %v", err)
 	}
 }
 

@@ -168,7 +168,11 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	if err := prepare(s.path, found); err != nil {
 		return err
 	}
-	logger := &logger{merges: &mergeGuard{dir: s.path}}
+	// Reading all files may have taken long, and Badger writes through mapped files.
+	if err := s.space.check(); err != nil {
+		return err
+	}
+	logger := &logger{merges: &mergeGuard{dir: s.path, free: s.space.free}}
 	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
 	for isInterruptedLock(err) {
 		db, err = openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))

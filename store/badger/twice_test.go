@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -53,13 +54,23 @@ func openAndLook(dir string) error {
 	return s.Close()
 }
 
-// askTwice returns the two answers of an "open twice" child; heal ends the fault in between.
-func askTwice(t *testing.T, child *exec.Cmd, heal func()) (first, second string) {
+// conversation is with a child that gives answers, and waits for a line before each but
+// the first.
+type conversation struct {
+	t       *testing.T
+	child   *exec.Cmd
+	in      io.WriteCloser
+	answers *bufio.Reader
+	err     error
+	stderr  strings.Builder
+}
+
+func converse(t *testing.T, child *exec.Cmd) *conversation {
 	t.Helper()
-	stderr := new(strings.Builder)
-	child.Stderr = stderr
-	in, err := child.StdinPipe()
-	if err != nil {
+	c := &conversation{t: t, child: child}
+	child.Stderr = &c.stderr
+	var err error
+	if c.in, err = child.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	out, err := child.StdoutPipe()
@@ -69,20 +80,45 @@ func askTwice(t *testing.T, child *exec.Cmd, heal func()) (first, second string)
 	if err := child.Start(); err != nil {
 		t.Fatal(err)
 	}
-	limit := time.AfterFunc(time.Minute, func() { _ = child.Process.Kill() })
+	c.answers = bufio.NewReader(out)
+	return c
+}
+
+// answer returns the next answer, "" if there is none.
+func (c *conversation) answer() string {
+	limit := time.AfterFunc(time.Minute, func() { _ = c.child.Process.Kill() })
 	defer limit.Stop()
-	answers := bufio.NewReader(out)
-	first, err = answers.ReadString(endOfAnswer)
+	answer, err := c.answers.ReadString(endOfAnswer)
+	c.err = errors.Join(c.err, err)
+	return strings.TrimSuffix(answer, string(rune(endOfAnswer)))
+}
+
+func (c *conversation) next() string {
+	if c.err != nil {
+		return ""
+	}
+	fmt.Fprintln(c.in)
+	return c.answer()
+}
+
+// end checks that the child ends by itself.
+func (c *conversation) end() {
+	c.t.Helper()
+	c.in.Close()
+	if err := errors.Join(c.child.Wait(), c.err); err != nil {
+		c.t.Errorf("the process ended: %v\n%.2000s", err, &c.stderr)
+	}
+}
+
+// askTwice returns the two answers of a child; heal ends the fault in between.
+func askTwice(t *testing.T, child *exec.Cmd, heal func()) (first, second string) {
+	t.Helper()
+	c := converse(t, child)
+	first = c.answer()
 	heal()
-	if err == nil {
-		fmt.Fprintln(in)
-		second, err = answers.ReadString(endOfAnswer)
-	}
-	in.Close()
-	if err := errors.Join(child.Wait(), err); err != nil {
-		t.Errorf("opening ended the process: %v\n%.2000s", err, stderr)
-	}
-	return strings.TrimSuffix(first, "\x00"), strings.TrimSuffix(second, "\x00")
+	second = c.next()
+	c.end()
+	return first, second
 }
 
 // wantNotDamaged checks that an error says what failed, and does not advise to give up
