@@ -35,13 +35,13 @@ func (s *database) Close() error {
 	return nil
 }
 
-// abandonPatience is how long a failed opening waits until what it has opened is
-// closed.
+// abandonPatience is how long a failed opening waits for the closing of what it
+// has opened.
 const abandonPatience = time.Second
 
-// abandon closes a database that could not be opened as a whole, and leaves its
-// state file as it is. As long as Badger can't write a table of the log that it
-// has read, the closing goes on.
+// abandon closes a database that could not be opened completely, and leaves its
+// state file as it is. The closing goes on in the background while Badger can't
+// write the table of the log that it has read.
 func (s *database) abandon() {
 	_ = s.closeWithin(abandonPatience, func(c *closure) { s.closeBadger(c, s.readyToClose) })
 }
@@ -110,8 +110,8 @@ func awaitClosed(ctx context.Context, path string) error {
 	}
 }
 
-// shutDown ends all that uses the database, and closes it as soon as that is
-// possible.
+// shutDown ends everything that uses the database, and closes it as soon as
+// that is possible.
 func (s *database) shutDown(c *closure) {
 	s.writer.close()
 	s.yielder.close()

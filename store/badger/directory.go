@@ -117,11 +117,11 @@ func (e lockError) Error() string {
 
 func (e lockError) Unwrap() error { return e.err }
 
-// badgersLock is what Badger says of every error of its lock.
+// badgersLock is the text of Badger's error for every failure of its lock.
 const badgersLock = "Another process is using this Badger database"
 
-// isInterruptedLock reports whether a signal kept Badger from trying its lock. It
-// does not try again by itself.
+// isInterruptedLock reports whether a signal interrupted Badger's attempt at
+// its lock. Badger does not try again.
 func isInterruptedLock(err error) bool {
 	return err != nil && strings.Contains(err.Error(), badgersLock) && strings.Contains(err.Error(), syscall.EINTR.Error())
 }

@@ -44,7 +44,8 @@ func explain(tried string, err error, remedy string) error {
 	return fmt.Errorf("%s: %w; %s", tried, oneLine{err}, remedy)
 }
 
-// oneLine is an error whose text is a single line. Some of Badger's are several.
+// oneLine is an error whose text is a single line. Some of Badger's have
+// several.
 type oneLine struct{ error }
 
 func (e oneLine) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }

@@ -18,12 +18,12 @@ var (
 	diskCodes         = []syscall.Errno{syscall.EIO, syscall.ENXIO, syscall.ENODEV, syscall.ESTALE}
 )
 
-// lastErrno is where the search for an error's words ends. Hardly a system has errors
-// with higher numbers.
+// lastErrno is the last number in the search for an error's text. Hardly any
+// system has higher ones.
 const lastErrno = 160
 
-// isSystemError reports whether it was the operating system that failed. Badger keeps
-// no more than the words of most errors.
+// isSystemError reports whether the operating system failed. Badger keeps only
+// the text of most errors.
 func isSystemError(err error) bool {
 	if _, ok := errors.AsType[syscall.Errno](err); ok {
 		return true

@@ -17,7 +17,7 @@ var (
 	diskCodes         = []syscall.Errno{windows.ERROR_IO_DEVICE, windows.ERROR_CRC, windows.ERROR_SECTOR_NOT_FOUND, windows.ERROR_NOT_READY}
 )
 
-// isSystemError reports whether it was the operating system that failed.
+// isSystemError reports whether the operating system failed.
 func isSystemError(err error) bool {
 	_, ok := errors.AsType[syscall.Errno](err)
 	return ok

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A lock is tried until no signal interrupts it, and only one that is held means that
-// the store is in use.
+// A lock is tried until no signal interrupts the attempt, and only a lock that
+// is held means that the store is in use.
 func TestAnInterruptedLockIsTriedAgain(t *testing.T) {
 	for name, test := range map[string]struct {
 		answers []error // of flock, one after the other

@@ -29,7 +29,7 @@ func readManifest(path string, names fileNames) (tables manifestTables, err erro
 		return nil, err
 	}
 	defer file.Close()
-	// Badger takes an error of the first read for other content.
+	// Badger takes a failure of the first read for wrong content.
 	if _, err := os.ReadFile(file.Name()); err != nil {
 		return nil, err
 	}

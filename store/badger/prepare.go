@@ -44,8 +44,8 @@ func prepare(path string, found findings) error {
 	return makeDiscardFile(filepath.Join(path, discardFile))
 }
 
-// makeDiscardFile makes the file in which Badger would count what is useless in its
-// value log. Badger ends the process if it can't make it.
+// makeDiscardFile makes the file in which Badger counts the garbage in its
+// value log. Badger ends the process if it can't make that file.
 func makeDiscardFile(name string) error {
 	if exists(name) {
 		return nil

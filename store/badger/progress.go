@@ -14,8 +14,8 @@ import (
 // progressInterval is how often a store that takes long to open logs its progress.
 var progressInterval = 5 * time.Second
 
-// progress tells an operator that a store is being opened, and how much of its files
-// has been verified. A nil one tells nobody.
+// progress logs that a store is being opened, and how much of its files has
+// been verified. A nil progress logs nothing.
 type progress struct {
 	path                   string
 	tables, tablesVerified atomic.Int64
@@ -30,7 +30,7 @@ func startProgress(path string) *progress {
 	return p
 }
 
-// expect is called with what is to be verified.
+// expect sets the tables and logs that will be verified.
 func (p *progress) expect(tables manifestTables, logs []uint64) {
 	if p == nil {
 		return
@@ -75,13 +75,13 @@ func (p *progress) report() {
 		case <-p.ended:
 			return
 		}
-		storeLog().Info("the store is being opened: its files are verified first", zap.String("path", p.path),
+		storeLog().Info("the store is being opened; its files are being verified", zap.String("path", p.path),
 			zap.Int64("tables", p.tablesVerified.Load()), zap.Int64("of_tables", p.tables.Load()),
 			zap.Int64("bytes", p.bytesVerified.Load()), zap.Int64("of_bytes", p.bytes.Load()))
 	}
 }
 
-// readFile reads a file, and reports each part.
+// readFile reads a file, and counts the bytes as it goes.
 func (p *progress) readFile(name string) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {

@@ -33,7 +33,7 @@ type progressLine struct {
 	OfBytes  int64 `json:"of_bytes"`
 }
 
-// progressLines runs a child and returns what it logs of its progress.
+// progressLines runs a child and returns the progress that it logs.
 func progressLines(t *testing.T, child *exec.Cmd) (lines []progressLine) {
 	t.Helper()
 	logged := new(bytes.Buffer)
@@ -50,7 +50,7 @@ func progressLines(t *testing.T, child *exec.Cmd) (lines []progressLine) {
 	return lines
 }
 
-// A store that takes long to open says so, and how far it is.
+// A store that takes long to open logs its progress.
 func TestSlowOpeningLogsItsProgress(t *testing.T) {
 	disk := faultfs.Mount(t)
 	for name, whole := range map[string]wholeStore{"tables": closedStore(t), "a log": crashedStore(t)} {
@@ -89,7 +89,7 @@ func TestSlowOpeningLogsItsProgress(t *testing.T) {
 	}
 }
 
-// A store that opens at once does not.
+// A store that opens at once logs no progress.
 func TestFastOpeningLogsNoProgress(t *testing.T) {
 	whole := crashedStore(t)
 	dir := filepath.Join(t.TempDir(), "store")
