@@ -15,35 +15,34 @@ import (
 	"go.uber.org/zap"
 )
 
-// mergeGuard keeps Badger from forgetting events when it can't write a table. To
-// merge tables, Badger writes new ones, names them in its manifest and removes those
-// that it has merged, but it ignores that a new one could not be written (levels.go:
-// what it defers is the error of a moment before). For want of a file descriptor all
-// events of that table would be gone.
+// mergeGuard keeps Badger from forgetting events when it can't write a table.
+// To merge tables, Badger writes new ones, names them in its manifest and
+// removes those that it has merged, but it does not notice if a new one could
+// not be written (levels.go: the deferred call gets an earlier value of the
+// error). For lack of a file descriptor all events of that table would be lost.
 //
-// Badger writes to its log, in the goroutine that merges, before it writes each table
-// and before it goes on, so this is where it can be made to wait.
+// The merging goroutine calls Badger's logger before it writes each table and
+// before it goes on, so the logger can make it wait.
 type mergeGuard struct {
 	dir  string
 	free func(dir string) (uint64, error)
 
 	mu       sync.Mutex
 	expected []uint32        // keys in each table that is being written
-	found    map[uint64]bool // tables that were expected and are not in the manifest yet
+	found    map[uint64]bool // written tables that are not in the manifest yet
 }
 
-// What Badger logs while it merges.
+// Formats of the lines that Badger logs while it merges.
 const (
 	tableFollows = "[%d] LOG Compact. Added %d keys. Skipped %d keys. Iteration took: %v"
 	mergeEnds    = "Discard stats: %v"
 )
 
 const (
-	// mergePause is how long a merge waits at most until it looks again.
+	// mergePause is the longest pause before a waiting merge checks again.
 	mergePause = time.Second
 
-	// mergePatience is how long a merge waits before that is logged, and is logged
-	// again.
+	// mergePatience is how often a waiting merge is logged.
 	mergePatience = time.Minute
 
 	// mergeSpace is how many bytes must be free for a memtable and another table of
@@ -52,11 +51,11 @@ const (
 	mergeSpace = 2*memTableSize + tableSpace
 	tableSpace = 2 * tableSize
 
-	// probeTable is the number of a table that is there for a moment only.
+	// probeTable is the number of the table that probe writes and removes.
 	probeTable = math.MaxUint32
 )
 
-// heed is called with what Badger logs.
+// heed gets the format and the arguments of everything that Badger logs.
 func (g *mergeGuard) heed(format string, args []any) {
 	switch format {
 	case tableFollows:
@@ -71,7 +70,7 @@ func (g *mergeGuard) heed(format string, args []any) {
 	}
 }
 
-// wait returns when ready does not fail any more.
+// wait returns once ready succeeds.
 func (g *mergeGuard) wait(ready func() error) {
 	began, pause := time.Now(), time.Millisecond
 	for logged := 1; ; pause = min(2*pause, mergePause) {
@@ -81,15 +80,15 @@ func (g *mergeGuard) wait(ready func() error) {
 		}
 		if time.Since(began) > time.Duration(logged)*mergePatience {
 			logged++
-			storeLog().Error("tables of the store can't be merged; nothing is lost, but if this goes on, restart Caddy as soon as its cause has ended",
+			storeLog().Error("tables of the store can't be merged; nothing is lost, but if this goes on, restart Caddy once its cause has ended",
 				zap.String("path", g.dir), zap.Error(err))
 		}
 		time.Sleep(pause)
 	}
 }
 
-// probe does what Badger does to write a table, after a look at the space: Badger
-// writes through a mapped file.
+// probe checks that there is room, because Badger writes through a mapped file, and
+// that a table can be written, by doing what Badger does.
 func (g *mergeGuard) probe() error {
 	g.mu.Lock() // there is one such file
 	defer g.mu.Unlock()
@@ -119,8 +118,9 @@ func (g *mergeGuard) probe() error {
 	return errors.Join(err, os.Remove(name))
 }
 
-// allFound returns an error unless each table that a merge has begun to write is
-// whole. A table that is not will never be: then the merge must not end.
+// allFound returns an error unless each table that a merge has begun to write
+// is whole. A table that is not whole then never will be, so the merge must not
+// end.
 func (g *mergeGuard) allFound() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -128,12 +128,12 @@ func (g *mergeGuard) allFound() error {
 		return err
 	}
 	if n := len(g.expected); n > 0 {
-		return fmt.Errorf("%d tables are not written", n)
+		return fmt.Errorf("%d tables could not be written", n)
 	}
 	return nil
 }
 
-// lookForTables strikes out of the expected tables those that are whole.
+// lookForTables removes the tables that are whole from the expected ones.
 func (g *mergeGuard) lookForTables() error {
 	if len(g.expected) == 0 {
 		return nil
@@ -162,7 +162,7 @@ func (g *mergeGuard) lookForTables() error {
 	return nil
 }
 
-// find looks whether a table is one that is expected, and on the disk.
+// find checks whether a table is an expected one, and syncs it if it is.
 func (g *mergeGuard) find(id uint64) error {
 	name := filepath.Join(g.dir, tableName(id))
 	index, err := readIndex(name)

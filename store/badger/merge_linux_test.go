@@ -17,7 +17,7 @@ import (
 
 func init() { children["merge"] = mergeAndLook }
 
-// roomToOpen is the free space, but for the two looks at it before Badger opens.
+// roomToOpen reports free space for the two checks before Badger opens.
 func roomToOpen() func(string) (uint64, error) {
 	var looks atomic.Int32
 	return func(path string) (uint64, error) {
@@ -28,8 +28,9 @@ func roomToOpen() func(string) (uint64, error) {
 	}
 }
 
-// mergeAndLook opens a store whose tables Badger merges, and looks for its events while
-// that fails and again when it need not. It ends as a kill does.
+// mergeAndLook opens a store whose tables Badger merges, and looks for its
+// events while merging fails and again after the fault. It ends without closing
+// the store, as after a kill.
 func mergeAndLook(dir string) {
 	s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, roomToOpen())
 	if err != nil {
@@ -64,8 +65,8 @@ func mergeAndLook(dir string) {
 	look()
 }
 
-// A merge that can't write its tables forgets nothing, and goes on when it can: Badger
-// would remove the tables that it has read.
+// A merge that can't write its tables forgets nothing, and goes on when it can.
+// Without the guard Badger would remove the tables that it has read.
 func TestMergeThatCantWriteForgetsNothing(t *testing.T) {
 	closed := closedStore(t)
 	for name, test := range map[string]struct {
@@ -115,7 +116,7 @@ func TestMergeWaitsForRoom(t *testing.T) {
 	}
 }
 
-// closedStore is a store of two tables that Badger merges when it is open.
+// closedStore returns a store of two tables that Badger merges once it is open.
 func closedStore(t *testing.T) wholeStore {
 	t.Helper()
 	dir, ids := storeWithTables(t)

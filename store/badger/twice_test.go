@@ -15,7 +15,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// Opening a whole store with a fault, and again without it, in the same process.
+// These helpers open a whole store with a fault, and again without it, in the
+// same process.
 
 func init() { children["open twice"] = openTwice }
 
@@ -121,8 +122,8 @@ func askTwice(t *testing.T, child *exec.Cmd, heal func()) (first, second string)
 	return first, second
 }
 
-// wantNotDamaged checks that an error says what failed, and does not advise to give up
-// the store's content.
+// wantNotDamaged checks that an error says what failed, and does not advise
+// giving up the store's content.
 func wantNotDamaged(t *testing.T, answer string, wants ...string) {
 	t.Helper()
 	caddytest.WantError(t, errors.New(answer), wants...)
@@ -133,7 +134,8 @@ func wantNotDamaged(t *testing.T, answer string, wants ...string) {
 	}
 }
 
-// wholeStore has every kind of file, as a kill leaves them, and its events.
+// wholeStore is a directory with every kind of file, as a kill leaves them, and
+// the events in it.
 type wholeStore struct {
 	dir string
 	ids []store.Identity
