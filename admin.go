@@ -85,14 +85,14 @@ type statusReport struct {
 	LastError        *errorReport `json:"last_error,omitempty"`
 }
 
-// errorReport is the last thing that went wrong with the store, since it was
-// opened. It may be over.
+// errorReport is the store's last error since it was opened. Its cause may have
+// passed.
 type errorReport struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error"`
 }
 
-// What is known of an event.
+// The states of an event.
 const (
 	stateDelivered = "delivered"
 	stateInFlight  = "in_flight"
@@ -127,7 +127,7 @@ func answerJSONReport(w http.ResponseWriter, report any) error {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(encoded, '\n')) // nobody is left to tell if this fails
+	_, _ = w.Write(append(encoded, '\n')) // if this fails, the client has gone
 	return nil
 }
 

@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// answer is what the sender of a request that does not reach the backend is
-// told.
+// answer is the guard's own answer to a request that does not reach the
+// backend.
 type answer struct {
 	status  int
 	outcome *outcome
@@ -131,9 +131,9 @@ func (x *exchange) answer(a *answer, cause error) error {
 		return err
 	}
 	header.Set("Content-Type", "application/json")
-	header.Set("Content-Length", strconv.Itoa(len(a.body))) // so that a sender knows its end
+	header.Set("Content-Length", strconv.Itoa(len(a.body))) // so that the sender knows where the body ends
 	x.writer.WriteHeader(a.status)
-	_, _ = io.WriteString(x.writer, a.body) // nobody is left to tell if this fails
+	_, _ = io.WriteString(x.writer, a.body) // if this fails, the client has gone
 	if early {
 		x.linger()
 	}

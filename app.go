@@ -187,7 +187,7 @@ func openLedgerOf(module store.Module, key, options string) *openLedger {
 	return &openLedger{ledger.Open(open, released, storeLog, ledgerMetrics), key, options}
 }
 
-// release gives back what acquire returned.
+// release ends the hold on the ledger that acquire returned.
 func (a *App) release() {
 	if _, err := openLedgers.Delete(a.key); err != nil {
 		storeLog().Error(err.Error())

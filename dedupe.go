@@ -14,7 +14,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// dedupeRule says how a handler tells one event from another.
+// dedupeRule says what identifies an event for a handler.
 type dedupeRule struct {
 	scope  string   // empty: the request's host and path
 	fields []string // of the body

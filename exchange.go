@@ -65,7 +65,7 @@ func (x *exchange) readBody(limit int64) (err error) {
 	r.ContentLength = int64(x.size)
 	r.TransferEncoding = nil
 	r.Header["Content-Length"] = []string{strconv.Itoa(x.size)} // FastCGI reads it here
-	delete(r.Header, "Expect")                                  // fulfilled
+	delete(r.Header, "Expect")                                  // the body has arrived
 	return nil
 }
 

@@ -129,8 +129,8 @@ func (x *exchange) removeForgedHeaders() {
 	r.Trailer = nil
 }
 
-// removeConnectionHeaders makes an ordinary request of one that asks for an upgrade,
-// and keeps Connection from naming the guard's headers away.
+// removeConnectionHeaders turns an upgrade request into an ordinary one, and
+// removes Connection, which could make a proxy drop the guard's headers.
 func (x *exchange) removeConnectionHeaders() {
 	for _, name := range connectionHeaders {
 		delete(x.request.Header, name)
@@ -141,7 +141,7 @@ func (x *exchange) removeConnectionHeaders() {
 // identity.
 func (x *exchange) setGuardHeaders() {
 	header := x.request.Header
-	values := []string{"true", x.id.String()} // of one header each
+	values := []string{"true", x.id.String()} // one for each header
 	header[headerVerified] = values[0:1:1]
 	if x.handler.idempotencyHeader != "" {
 		header[x.handler.idempotencyHeader] = values[1:2:2]

@@ -29,9 +29,9 @@ func init() {
 // next handlers answer with a status of 2xx; that is recorded in the store of
 // the app `instantapi_verify` before the answer goes out.
 //
-// The next handlers get the body byte for byte, and these request headers, which
-// nobody else can set: `X-InstantAPI-Verified: true`, `Idempotency-Key` with the
-// identity of the event and, where the store could not be asked,
+// The next handlers get the body byte for byte, and these request headers,
+// which nobody else can set: `X-InstantAPI-Verified: true`, `Idempotency-Key`
+// with the identity of the event and, if the store could not be asked,
 // `X-InstantAPI-Deduplicated: false`.
 //
 // It sets these placeholders, and access log fields of the same names under
@@ -42,13 +42,13 @@ func init() {
 // `{http.instantapi_verify.event_type}` | The event's `event_type`
 // `{http.instantapi_verify.task_id}` | The event's `task_id`
 // `{http.instantapi_verify.status}` | The event's `status`
-// `{http.instantapi_verify.outcome}` | What became of the request: `forwarded`, `duplicate`, `bad_signature`, ...
+// `{http.instantapi_verify.outcome}` | The outcome of the request: `forwarded`, `duplicate`, `bad_signature`, ...
 //
 // The first three are empty until the signature is verified.
 type Handler struct {
 	// The webhook secrets. An event signed with any of them is authentic; give
 	// the old and the new one while you rotate. The placeholders `{env.*}` and
-	// `{file.*}` are replaced when the config loads, which fails where one is
+	// `{file.*}` are replaced when the config loads, which fails if one is
 	// unset, empty or unreadable. Required.
 	Secrets []string `json:"secrets,omitempty"`
 
@@ -61,8 +61,8 @@ type Handler struct {
 	// (4 MiB).
 	MaxBodySize int64 `json:"max_body_size,omitempty"`
 
-	// Whether to answer the request with which the sender tests that a newly
-	// registered endpoint can be reached: `GET`, `HEAD`, and a `POST` without a
+	// Whether to answer the request with which the sender tests whether a newly
+	// registered endpoint is reachable: `GET`, `HEAD`, and a `POST` without a
 	// signature whose body (at most 4 KiB) holds no `task_id` get a 200. They
 	// are not forwarded. Default: `false`, as a strict endpoint says 401 to
 	// everything that is not signed.

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// All that can become of a request.
+// All outcomes of a request.
 var (
 	outcomeForwarded      = newOutcome("forwarded")
 	outcomeUpstreamFailed = newOutcome("upstream_failed")
@@ -45,16 +45,16 @@ var (
 	}, []string{"reason"})
 )
 
-// outcome is what became of a request: a value of the placeholder, of the access
-// log and of the metrics' label.
+// outcome is the outcome of a request. Its name is the value of the
+// placeholder, in the access log and of the metrics' label.
 type outcome struct {
 	name     string
 	requests prometheus.Counter
-	reason   prometheus.Counter // of a bad signature, else nil
+	reason   prometheus.Counter // of a bad signature; otherwise nil
 	lines    *lineLimit
 }
 
-// outcomes are all outcomes.
+// outcomes has every outcome.
 var outcomes []*outcome
 
 func newOutcome(name string) *outcome {

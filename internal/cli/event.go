@@ -14,10 +14,10 @@ var anyText = jsontext.AllowInvalidUTF8(true)
 
 func newTaskID() string { return "task_" + strings.ToLower(rand.Text()[:12]) }
 
-// sampleEvent returns the body of an event like InstantAPI's. Its result has the
-// text says, as the error if the task failed, and the input, if there is one. It
-// fails for an input that is nested as deeply as JSON may be: inside an event it
-// would be too deep.
+// sampleEvent returns the body of an event like InstantAPI's. Its result
+// contains the text says (as the error if the task failed) and the input, if
+// there is one. It fails for an input that is nested as deeply as JSON may be:
+// inside an event it would be too deep.
 func sampleEvent(eventType, taskID, says string, input jsontext.Value) ([]byte, error) {
 	type result struct {
 		Text  string         `json:"text,omitzero"`
@@ -55,8 +55,8 @@ func describeEvent(body []byte) (eventType, taskID string) {
 	return text(event.EventType), text(event.TaskID)
 }
 
-// text returns the characters of a string, and any other value as it stands in
-// the JSON. It returns "" for null and for a value that is missing.
+// text returns the characters of a string, and any other value as its JSON. It
+// returns "" for null and for a value that is missing.
 func text(value jsontext.Value) string {
 	switch value.Kind() {
 	case jsontext.KindString:

@@ -17,8 +17,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit statuses of lookup and forget, beside 0 for an event that was delivered, or
-// is now forgotten, and 1 for an error.
+// Exit statuses of lookup and forget, besides 0 for an event that was
+// delivered, or is now forgotten, and 1 for an error.
 const (
 	exitUnknown  = 4
 	exitInFlight = 5
@@ -92,8 +92,8 @@ func (c adminClient) lookup() (report eventsReport, err error) {
 	return report, err
 }
 
-// exitStatus returns 0 if one of the events was delivered, or else that of an event
-// in flight, if there is one.
+// exitStatus returns 0 if one of the events was delivered, otherwise the status
+// of an event in flight if there is one.
 func (report eventsReport) exitStatus() int {
 	status := exitUnknown
 	for _, ev := range report.Events {

@@ -14,8 +14,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// sendMany sends different events. At the end it prints a summary, also when it is
-// interrupted.
+// sendMany sends different events. At the end it prints a summary, even if it
+// is interrupted.
 func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, error) {
 	limit := rate.Inf
 	if s.rate > 0 {
@@ -72,7 +72,7 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 	return s.verdict(t)
 }
 
-// newProgressBar returns a bar that shows itself on a terminal only.
+// newProgressBar returns a bar that is only shown on a terminal.
 func newProgressBar(out io.Writer, total int) *progressbar.ProgressBar {
 	return progressbar.NewOptions(total,
 		progressbar.OptionSetWriter(out),

@@ -28,8 +28,8 @@ type statusReport struct {
 	LastError        *errorReport `json:"last_error,omitempty"`
 }
 
-// errorReport is the last thing that went wrong with the store, since it was
-// opened. It may be over.
+// errorReport is the store's last error since it was opened. Its cause may have
+// passed.
 type errorReport struct {
 	At    time.Time `json:"at"`
 	Error string    `json:"error"`

@@ -169,7 +169,7 @@ func (s *database) steadyIterator(txn *badgerdb.Txn) (*badgerdb.Iterator, manife
 	}
 }
 
-// nextTable writes what was added, and then pauses for as long as that took.
+// nextTable writes what was added, and then pauses as long as that took.
 func (s *database) nextTable(ctx context.Context, out *backupWriter) error {
 	if err := s.space.check(); err != nil {
 		return err

@@ -23,7 +23,7 @@ const (
 func checkDirectory(path string) error {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		if _, cause := os.Stat(path); errors.Is(err, fs.ErrExist) && cause != nil && !errors.Is(cause, fs.ErrNotExist) {
-			err = cause // it is there, and can't be looked at
+			err = cause // it exists, but can't be examined
 		}
 		return explain("it can't be made", err, "give a path that the user who runs Caddy may write to")
 	}

@@ -45,9 +45,9 @@ const (
 	// mergePatience is how often a waiting merge is logged.
 	mergePatience = time.Minute
 
-	// mergeSpace is how many bytes must be free for a memtable and another table of
-	// a merge, besides tableSpace for each that is being written. It is no more
-	// than closeSpace, because closing waits for merges.
+	// mergeSpace is how many bytes must be free for a memtable and another
+	// table of a merge, besides tableSpace for each that is being written. It
+	// is at most closeSpace, because closing waits for merges.
 	mergeSpace = 2*memTableSize + tableSpace
 	tableSpace = 2 * tableSize
 
@@ -90,7 +90,7 @@ func (g *mergeGuard) wait(ready func() error) {
 // probe checks that there is room, because Badger writes through a mapped file, and
 // that a table can be written, by doing what Badger does.
 func (g *mergeGuard) probe() error {
-	g.mu.Lock() // there is one such file
+	g.mu.Lock() // all probes use one file
 	defer g.mu.Unlock()
 	if err := g.lookForTables(); err != nil {
 		return err

@@ -168,7 +168,8 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	if err := prepare(s.path, found); err != nil {
 		return err
 	}
-	// Reading all files may have taken long, and Badger writes through mapped files.
+	// Reading all files may have taken long, so check the space again: Badger
+	// writes through mapped files.
 	if err := s.space.check(); err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ func (noSpaceError) Is(target error) bool {
 	return target == store.ErrCannotRecord || target == store.ErrUnavailable
 }
 
-// check reads the free space, and waits for as long as that takes.
+// check reads the free space, however long that takes.
 func (g *spaceGuard) check() error {
 	free, err := g.free(g.path)
 	switch {

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncFile makes what is in a file durable, but for its times.
+// syncFile makes the content of a file durable, but not its timestamps.
 func syncFile(f *os.File) error {
 	for {
 		if err := unix.Fdatasync(int(f.Fd())); !errors.Is(err, unix.EINTR) {

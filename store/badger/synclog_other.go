@@ -4,6 +4,6 @@ package badger
 
 import "os"
 
-// syncFile makes what is in a file durable. On macOS that empties the drive's cache,
-// see fcntl(2) on F_FULLFSYNC.
+// syncFile makes the content of a file durable. On macOS that empties the
+// drive's cache, see fcntl(2) on F_FULLFSYNC.
 func syncFile(f *os.File) error { return f.Sync() }

@@ -121,7 +121,8 @@ func mistaken() []suspect {
 	return all
 }
 
-// undone returns a function that undoes mangled, or returns nil.
+// undone returns a function that undoes mangled, and returns nil if that is
+// impossible.
 func undone(set *charmap.Charmap) func([]byte) []byte {
 	return func(b []byte) []byte {
 		if out := narrow(set, b, ""); out != nil && utf8.Valid(out) {
@@ -257,8 +258,8 @@ func perByte(s string) func(rune) string {
 	return func(r rune) string { return strings.Repeat(s, utf8.RuneLen(r)) }
 }
 
-// surrogates returns a character the way in which Oracle, MySQL's utf8mb3 and
-// Java's modified UTF-8 write it.
+// surrogates returns a character as Oracle, MySQL's utf8mb3 and Java's modified
+// UTF-8 write it.
 func surrogates(r rune) string {
 	high, low := utf16.EncodeRune(r)
 	var out []byte

@@ -12,8 +12,8 @@ import (
 // around it.
 const maxDatabaseJSON = 256 << 10
 
-// databaseJSON returns JSON as PostgreSQL prints a jsonb, and MySQL a JSON: with
-// keys in the order of their length, and of repeated ones the last.
+// databaseJSON returns JSON as PostgreSQL prints a jsonb, and MySQL a JSON:
+// with keys ordered by length, and only the last of repeated keys.
 func databaseJSON(body []byte) []byte {
 	body = inUTF8(body)
 	if len(body) > maxDatabaseJSON || !isJSON(body) {

@@ -27,7 +27,7 @@ type Verdict struct {
 // Of checks the value of a signature header as the guard does, and explains why it
 // is wrong. There must be at least one secret.
 //
-// The verdict helps nobody to make another signature: it contains no digest, no
+// The verdict helps nobody make another signature: it contains no digest, no
 // secret and no part of the body.
 func Of(body []byte, header string, secrets []Secret) Verdict {
 	sig, fault := readHeader(header)
