@@ -138,7 +138,7 @@ func TestFullDiskWhenTheStoreIsClosed(t *testing.T) {
 	for name, steps := range map[string]func(*testing.T, *fullSite){
 		"reload without the guard": func(t *testing.T, s *fullSite) {
 			s.Reload(t, s.configWithout())
-			time.Sleep(5 * time.Second) // the store tries again every two seconds
+			time.Sleep(3 * time.Second) // the store tries again every two seconds
 			s.wantOtherServed(t)
 			s.terminate(t, 0)
 			s.makeRoom(t)
