@@ -83,6 +83,13 @@ func (a *accountant) unacknowledged() (bodies []string) {
 	return bodies
 }
 
+// arrivals returns how many events have arrived.
+func (a *accountant) arrivals() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.arrived)
+}
+
 // check compares what arrived with what was acknowledged.
 func (a *accountant) check(t *testing.T) {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 
@@ -15,6 +16,10 @@ import (
 
 func init() {
 	caddy.RegisterModule(App{})
+	// This leaves the main thread to the main goroutine, which in Caddy waits for the
+	// end. Linux gives a signal to the main thread first: if a goroutine that the
+	// store's disk keeps waiting were on it, SIGTERM would wait for the disk, too.
+	runtime.LockOSThread()
 }
 
 // App owns the store of delivered events that all `instantapi_verify` handlers

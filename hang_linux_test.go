@@ -17,22 +17,32 @@ import (
 type hungSite struct {
 	*caddytest.Site
 	process *caddytest.Process
+	backend *accountant
 	disk    *faultfs.FS
 	other   string // the plain site's address
 }
 
 func newHungSite(t *testing.T) *hungSite {
 	t.Helper()
-	s := &hungSite{Site: newProcessSite(t), disk: faultfs.Mount(t), other: caddytest.FreeAddr(t)}
+	s := &hungSite{Site: newProcessSite(t), backend: newAccountant(t, 0), disk: faultfs.Mount(t), other: caddytest.FreeAddr(t)}
 	s.Store = filepath.Join(s.disk.Dir, "store")
 	s.Admin = caddytest.FreeAddr(t)
-	s.process = s.Start(t, s.config(t, newAccountant(t, 0).routes()))
+	s.Level = "INFO"
+	s.process = s.Start(t, s.config())
 	t.Cleanup(func() { s.disk.Set(faultfs.Faults{}) }) // or the process would not end
 	return s
 }
 
-func (s *hungSite) config(t *testing.T, routes string) string {
-	return s.Caddyfile(routes) + "http://" + s.other + " {\nrespond bare\n}\n"
+func (s *hungSite) config() string { return s.withOther(s.Caddyfile(s.backend.routes())) }
+
+// configWith has other options of the guard.
+func (s *hungSite) configWith(options string) string {
+	routes := strings.Replace(s.backend.routes(), "\n", " {\n"+options+"\n}\n", 1)
+	return s.withOther(s.Caddyfile(routes))
+}
+
+func (s *hungSite) withOther(config string) string {
+	return config + "http://" + s.other + " {\nrespond bare\n}\n"
 }
 
 // get asks for a page and wants the answer within a limit.
@@ -109,7 +119,7 @@ func TestHungDiskWithTablesOutOfMemory(t *testing.T) {
 	if !s.process.Stop(t) { // which writes a table
 		t.Skip("a process can't be asked to stop here")
 	}
-	s.process = s.Start(t, s.config(t, newAccountant(t, 0).routes()))
+	s.process = s.Start(t, s.config())
 	s.Send(t, "known").WantDuplicate(t)
 	s.disk.DropCaches()
 	s.disk.Set(faultfs.Faults{Hang: []faultfs.Op{faultfs.Read}})

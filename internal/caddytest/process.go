@@ -170,6 +170,16 @@ func (p *Process) Signal(t testing.TB, sig os.Signal) {
 	}
 }
 
+// Ended reports whether the program has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // Wait waits for the program's end, and returns how it ended.
 func (p *Process) Wait(t testing.TB) error {
 	t.Helper()

@@ -222,3 +222,56 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		t.Error("it is still mounted")
 	}
 }
+
+// A process that is killed is kept by an operation that hangs, or let go, as the
+// test says.
+func TestKillableHangLetsAProcessGo(t *testing.T) {
+	f := Mount(t)
+	name := f.file(t, "file", "content")
+	for _, killable := range []bool{true, false} {
+		f.Set(Faults{Hang: []Op{Open}, Killable: killable})
+		cat := exec.Command("cat", name)
+		if err := cat.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for f.Hanging() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cat.Wait()
+		}()
+		_ = cat.Process.Kill()
+		stays, _ := hangs(func() { <-ended })
+		if stays == killable {
+			t.Errorf("killable %t: it stays: %t", killable, stays)
+		}
+		f.Set(Faults{})
+		wait(t, ended)
+	}
+}
+
+// A signal alone ends no operation.
+func TestSignalDoesNotEndAHang(t *testing.T) {
+	f := Mount(t)
+	name := f.file(t, "file", "content")
+	f.Set(Faults{Hang: []Op{Open}, Killable: true})
+	sh := exec.Command("sh", "-c", "trap : TERM; cat <"+name)
+	if err := sh.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for f.Hanging() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	_ = sh.Process.Signal(syscall.SIGTERM)
+	if hanging, _ := hangs(func() {
+		for f.Hanging() > 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}); !hanging {
+		t.Error("the operation has ended")
+	}
+	f.Set(Faults{})
+	_ = sh.Wait()
+}

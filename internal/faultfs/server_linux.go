@@ -7,6 +7,8 @@ import (
 	"os/signal"
 	"path"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,8 +132,14 @@ func (s *server) dropCaches() string {
 	return ""
 }
 
+// by says who asked for an operation.
+type by struct {
+	interrupted <-chan struct{} // by any signal
+	thread      uint32
+}
+
 // gate returns when the operation may begin, or the error that it fails with.
-func (s *server) gate(op Op, name string) fuse.Status {
+func (s *server) gate(op Op, name string, caller by) fuse.Status {
 	for {
 		state := s.state.Load()
 		if !state.affects(name) {
@@ -139,12 +147,56 @@ func (s *server) gate(op Op, name string) fuse.Status {
 		}
 		if slices.Contains(state.Hang, op) {
 			s.hanging.Add(1)
-			<-state.replaced
+			killed := state.hang(caller)
 			s.hanging.Add(-1)
+			if killed {
+				return fuse.EINTR
+			}
 			continue
 		}
 		return fuse.Status(state.Fail[op])
 	}
+}
+
+// hang returns when another state is in force, or when the caller has been killed
+// and may go.
+func (s *state) hang(caller by) (killed bool) {
+	if !s.Killable {
+		caller.interrupted = nil
+	}
+	select {
+	case <-s.replaced:
+		return false
+	case <-caller.interrupted:
+	}
+	for !hasBeenKilled(caller.thread) {
+		select {
+		case <-s.replaced:
+			return false
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return true
+}
+
+// hasBeenKilled reports whether a thread has yet to take a SIGKILL, which is also
+// what ends the others when one thread ends its process.
+func hasBeenKilled(thread uint32) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", thread))
+	if err != nil {
+		return true // it is gone
+	}
+	for line := range strings.Lines(string(status)) {
+		name, mask, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		if name != "SigPnd" && name != "ShdPnd" {
+			continue
+		}
+		pending, err := strconv.ParseUint(mask, 16, 64)
+		if err == nil && pending&(1<<(unix.SIGKILL-1)) != 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (s *state) affects(name string) bool {
@@ -156,11 +208,11 @@ func (s *state) affects(name string) bool {
 }
 
 // gateNode is gate for a file known by its number.
-func (s *server) gateNode(op Op, node uint64) fuse.Status {
+func (s *server) gateNode(op Op, node uint64, caller by) fuse.Status {
 	s.mu.Lock()
 	name := s.names[node]
 	s.mu.Unlock()
-	return s.gate(op, name)
+	return s.gate(op, name, caller)
 }
 
 func (s *server) learn(node uint64, name string) {
@@ -189,7 +241,7 @@ func (s *server) throttle(size int) {
 }
 
 func (s *server) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
-	if status := s.gate(Statfs, ""); !status.Ok() {
+	if status := s.gate(Statfs, "", by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	status := s.RawFileSystem.StatFs(cancel, in, out)
@@ -201,7 +253,7 @@ func (s *server) StatFs(cancel <-chan struct{}, in *fuse.InHeader, out *fuse.Sta
 }
 
 func (s *server) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
-	if status := s.gate(Lookup, name); !status.Ok() {
+	if status := s.gate(Lookup, name, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	status := s.RawFileSystem.Lookup(cancel, in, name, out)
@@ -212,7 +264,7 @@ func (s *server) Lookup(cancel <-chan struct{}, in *fuse.InHeader, name string, 
 }
 
 func (s *server) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
-	if status := s.gate(Create, name); !status.Ok() {
+	if status := s.gate(Create, name, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	status := s.RawFileSystem.Create(cancel, in, name, out)
@@ -224,49 +276,49 @@ func (s *server) Create(cancel <-chan struct{}, in *fuse.CreateIn, name string, 
 }
 
 func (s *server) Mkdir(cancel <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
-	if status := s.gate(Create, name); !status.Ok() {
+	if status := s.gate(Create, name, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Mkdir(cancel, in, name, out)
 }
 
 func (s *server) Unlink(cancel <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	if status := s.gate(Remove, name); !status.Ok() {
+	if status := s.gate(Remove, name, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Unlink(cancel, in, name)
 }
 
 func (s *server) Rmdir(cancel <-chan struct{}, in *fuse.InHeader, name string) fuse.Status {
-	if status := s.gate(Remove, name); !status.Ok() {
+	if status := s.gate(Remove, name, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Rmdir(cancel, in, name)
 }
 
 func (s *server) Rename(cancel <-chan struct{}, in *fuse.RenameIn, before, after string) fuse.Status {
-	if status := s.gate(Rename, before); !status.Ok() {
+	if status := s.gate(Rename, before, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Rename(cancel, in, before, after)
 }
 
 func (s *server) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut) fuse.Status {
-	if status := s.gateNode(Getattr, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Getattr, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.GetAttr(cancel, in, out)
 }
 
 func (s *server) SetAttr(cancel <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
-	if status := s.gateNode(Setattr, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Setattr, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.SetAttr(cancel, in, out)
 }
 
 func (s *server) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if status := s.gateNode(Open, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Open, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	status := s.RawFileSystem.Open(cancel, in, out)
@@ -275,21 +327,21 @@ func (s *server) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 }
 
 func (s *server) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.Status {
-	if status := s.gateNode(Open, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Open, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.OpenDir(cancel, in, out)
 }
 
 func (s *server) ReadDir(cancel <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
-	if status := s.gateNode(Readdir, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Readdir, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.ReadDir(cancel, in, out)
 }
 
 func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResult, fuse.Status) {
-	if status := s.gateNode(Read, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Read, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return nil, status
 	}
 	s.throttle(len(buf))
@@ -297,35 +349,35 @@ func (s *server) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse
 }
 
 func (s *server) Write(cancel <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
-	if status := s.gateNode(Write, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Write, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return 0, status
 	}
 	return s.RawFileSystem.Write(cancel, in, data)
 }
 
 func (s *server) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]byte) (uint32, fuse.Status) {
-	if status := s.gateNode(Write, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Write, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return 0, status
 	}
 	return s.RawFileSystem.Writev(cancel, in, data)
 }
 
 func (s *server) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
-	if status := s.gateNode(Write, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Write, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Fallocate(cancel, in)
 }
 
 func (s *server) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	if status := s.gateNode(Fsync, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Fsync, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.Fsync(cancel, in)
 }
 
 func (s *server) FsyncDir(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
-	if status := s.gateNode(Fsync, in.NodeId); !status.Ok() {
+	if status := s.gateNode(Fsync, in.NodeId, by{cancel, in.Pid}); !status.Ok() {
 		return status
 	}
 	return s.RawFileSystem.FsyncDir(cancel, in)
