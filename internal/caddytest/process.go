@@ -61,8 +61,27 @@ type Process struct {
 	ended chan struct{}
 	err   error // how it ended
 
-	mu     sync.Mutex
-	output bytes.Buffer
+	output Output
+}
+
+// Output is what a program has written so far. It is safe for concurrent use.
+type Output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (o *Output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(b)
+}
+
+// String implements fmt.Stringer.
+func (o *Output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
 }
 
 // Start starts a program. [Process.Output] returns what it writes, which is
@@ -70,7 +89,7 @@ type Process struct {
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
 	p := &Process{cmd: cmd, ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p, p
+	cmd.Stdout, cmd.Stderr = &p.output, &p.output
 	cmd.WaitDelay = patience // for children that hold its output open
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -122,19 +141,8 @@ func (s *Site) Reload(t testing.TB, caddyfile string) {
 
 func (p *Process) name() string { return filepath.Base(p.cmd.Path) }
 
-// Write implements io.Writer, for the program.
-func (p *Process) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.output.Write(b)
-}
-
 // Output returns what the program has written so far, to either of its outputs.
-func (p *Process) Output() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.output.String()
-}
+func (p *Process) Output() string { return p.output.String() }
 
 // WaitFor waits until the program has written a text.
 func (p *Process) WaitFor(t testing.TB, text string) {

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
@@ -19,28 +17,10 @@ type runningSandbox struct {
 	t      *testing.T
 	url    string
 	key    string
-	out    output
+	out    caddytest.Output
 	cancel context.CancelFunc
 	ended  chan struct{}
 	err    error // how it ended
-}
-
-// output is what a program has written so far.
-type output struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
 }
 
 // startSandbox runs the command until the test ends. Its tasks take no time
