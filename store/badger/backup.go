@@ -122,6 +122,10 @@ func realPath(path string) string {
 func (s *database) writeBackup(ctx context.Context, directory string) (report store.BackupReport, err error) {
 	txn := s.db.NewTransactionAt(math.MaxUint64, false)
 	defer txn.Discard()
+	// Before the first table the directory would look like one for a new store.
+	if err := writeSynced(filepath.Join(directory, unfinishedFile), ""); err != nil {
+		return report, err
+	}
 	events, tables := s.steadyIterator(txn)
 	defer events.Close()
 	out := backupWriter{directory: directory, options: backupTableOptions(s.path)}
@@ -263,7 +267,10 @@ func (w *backupWriter) finish() error {
 	if err := writeState(w.directory, storeState{stateClosed, max(w.newest, coverVersion)}); err != nil {
 		return err
 	}
-	return markDirectory(w.directory)
+	if err := markDirectory(w.directory); err != nil {
+		return err
+	}
+	return os.Remove(filepath.Join(w.directory, unfinishedFile))
 }
 
 // Interface guard

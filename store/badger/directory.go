@@ -16,6 +16,9 @@ const (
 	// not turn another directory into a database.
 	markFile    = "INSTANTAPI_VERIFY"
 	markContent = "instantapi_verify store, format 1\n"
+
+	// unfinishedFile is in a directory while a backup is written there.
+	unfinishedFile = markFile + ".unfinished"
 )
 
 // checkDirectory makes the directory if it is missing, and checks that it is a
@@ -39,6 +42,9 @@ func checkDirectory(path string) error {
 		return fmt.Errorf("it was made by another version of this module (%s says %q); use that version, or another path", markFile, strings.TrimSpace(string(mark)))
 	case !errors.Is(err, fs.ErrNotExist):
 		return explain("it can't be read", err, giveToUser)
+	}
+	if exists(filepath.Join(path, unfinishedFile)) {
+		return errors.New("it holds a backup that was not finished; give a finished one, or a new or empty directory")
 	}
 	for _, file := range files {
 		// lost+found is in the root of a file system, a good place for a store

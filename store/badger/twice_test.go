@@ -166,6 +166,12 @@ func (w wholeStore) copy(t *testing.T, dir string) {
 	if err := os.CopyFS(dir, os.DirFS(w.dir)); err != nil {
 		t.Fatal(err)
 	}
+	w.writeIDs(t, dir)
+}
+
+// writeIDs writes the events of a store beside it.
+func (w wholeStore) writeIDs(t *testing.T, dir string) {
+	t.Helper()
 	var ids []byte
 	for _, id := range w.ids {
 		ids = append(ids, id[:]...)
