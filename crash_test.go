@@ -26,9 +26,9 @@ func newProcessSite(t *testing.T) *caddytest.Site {
 // Whenever the process dies, no acknowledged event is lost, and none arrives
 // again. An event whose sender got no answer may arrive twice.
 func TestKillNineUnderLoad(t *testing.T) {
-	rounds := 6
+	rounds := 3
 	if caddytest.Long() {
-		rounds = 100
+		rounds = 300
 	}
 	a := newAccountant(t, time.Millisecond)
 	s := newProcessSite(t)
@@ -47,6 +47,7 @@ func TestKillNineUnderLoad(t *testing.T) {
 	s.Start(t, caddyfile)
 	wantDuplicates(t, s.URL("/"), a.last(0))
 	a.check(t)
+	t.Logf("Caddy was killed %d times under load, and started again each time", rounds+1)
 }
 
 // sendUntilStopped sends events from several senders at once, each event until it
