@@ -131,10 +131,13 @@ func answerJSONReport(w http.ResponseWriter, report any) error {
 	return nil
 }
 
-// errNoStoreOpen means that the config in force needs no store.
-var errNoStoreOpen = caddy.APIError{
-	HTTPStatus: http.StatusNotFound,
-	Err:        errors.New("no store is open: the config has no instantapi_verify without verify_only"),
+// errNoStore returns why no app has a store: the config in force needs none, or
+// there is no config in force, because Caddy answers here before it has one.
+func errNoStore() error {
+	if caddy.ActiveContext().Context == nil {
+		return apiError(http.StatusServiceUnavailable, "no store is open: no config is in force yet; ask again when Caddy has started")
+	}
+	return apiError(http.StatusNotFound, "no store is open: the config has no instantapi_verify without verify_only")
 }
 
 func handleStatus(w http.ResponseWriter, r *http.Request) error {
@@ -144,7 +147,7 @@ func handleStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	app, events := acquireRunning()
 	if app == nil {
-		return errNoStoreOpen
+		return errNoStore()
 	}
 	defer app.release()
 	report := statusReport{Store: app.key, Options: app.options}
@@ -188,7 +191,7 @@ func handleEvent(w http.ResponseWriter, r *http.Request) error {
 	}
 	app, events := acquireRunning()
 	if app == nil {
-		return errNoStoreOpen
+		return errNoStore()
 	}
 	defer app.release()
 	meant, err := eventsMeant(r.URL.RawQuery, app.rules)

@@ -22,8 +22,8 @@ type backupAnswer struct {
 }
 
 // handleBackup copies the store while it is in use, and answers when the copy
-// is done. The status is 400 if the directory can't take a copy, 404 if no
-// store is open, 501 if the store can't be copied, and 503 if copying failed.
+// is done. The status is 400 if the directory can't take a copy, 404 if the
+// config has no store, 501 if the store can't be copied, and 503 if copying failed.
 func handleBackup(w http.ResponseWriter, r *http.Request) error {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", "POST")
@@ -35,7 +35,7 @@ func handleBackup(w http.ResponseWriter, r *http.Request) error {
 	}
 	app, events := acquireRunning()
 	if app == nil {
-		return errNoStoreOpen
+		return errNoStore()
 	}
 	defer app.release()
 	opened, err := events.Store()

@@ -91,14 +91,14 @@ func (a *App) Start() error {
 	if err != nil {
 		return err
 	}
+	runningApps.begin(a)
 	if err := held.AwaitOpen(); err != nil {
+		runningApps.remove(a)
 		a.release()
 		return err
 	}
 	a.started = true
-	runningApps.Lock()
-	defer runningApps.Unlock()
-	runningApps.apps = append(runningApps.apps, a)
+	runningApps.add(a)
 	return nil
 }
 
@@ -110,33 +110,60 @@ func (a *App) Cleanup() error {
 	if !a.started {
 		return nil
 	}
-	runningApps.Lock()
-	runningApps.apps = slices.DeleteFunc(runningApps.apps, func(other *App) bool { return other == a })
-	runningApps.Unlock()
+	runningApps.remove(a)
 	a.release()
 	return nil
 }
 
-// runningApps are the apps that hold a store open: usually one, and two while a
-// config takes over from another. The last one belongs to the config in force,
-// or about to be. The admin API and the metrics, which are part of no config,
-// find the app here.
-var runningApps struct {
-	sync.Mutex
-	apps []*App
+// runningApps are the apps that hold a store: usually one, and two while a config
+// takes over from another. The last one belongs to the config in force, or about
+// to be. The admin API and the metrics, which are part of no config, find the app
+// here.
+var runningApps appList
+
+type appList struct {
+	mu       sync.Mutex
+	apps     []*App
+	starting *App // waits for its store; counts only if there is no other
+}
+
+func (l *appList) begin(a *App) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.starting = a
+}
+
+func (l *appList) add(a *App) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.starting = nil
+	l.apps = append(l.apps, a)
+}
+
+func (l *appList) remove(a *App) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.starting == a {
+		l.starting = nil
+	}
+	l.apps = slices.DeleteFunc(l.apps, func(other *App) bool { return other == a })
 }
 
 // acquireRunning is acquire for callers that only look: it opens nothing. The
-// app is nil if none has a store open; otherwise the caller must release it.
+// app is nil if none has a store, or is waiting for one; otherwise the caller must
+// release it.
 func acquireRunning() (*App, *ledger.Ledger) {
-	runningApps.Lock()
-	defer runningApps.Unlock()
-	if len(runningApps.apps) == 0 {
+	runningApps.mu.Lock()
+	defer runningApps.mu.Unlock()
+	app := runningApps.starting
+	if n := len(runningApps.apps); n > 0 {
+		app = runningApps.apps[n-1]
+	}
+	if app == nil {
 		return nil, nil
 	}
-	app := runningApps.apps[len(runningApps.apps)-1]
 	held, err := app.acquire()
-	if err != nil { // impossible while it is held open
+	if err != nil { // impossible while the app holds it
 		return nil, nil
 	}
 	return app, held
