@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,24 +25,18 @@ func fillAndClose(dir string) {
 		fmt.Print(err)
 		return
 	}
-	ids := make([]byte, 0, 16*64*600)
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for range 64 {
-		wg.Go(func() {
-			for range 600 { // 38,400 of the 50,000 that a memtable has room for
-				id := randomID()
-				if err := s.Record(ctx, id, store.Record{Status: 200}); err != nil {
-					fmt.Println(err)
-					return
-				}
-				mu.Lock()
-				ids = append(ids, id[:]...)
-				mu.Unlock()
-			}
-		})
+	var ids []byte
+	batch := make([]entry, 1000)
+	for range 40 { // of some 50,000 events that a memtable has room for
+		for i := range batch {
+			batch[i] = entry{randomID(), store.Record{Status: 200}}
+			ids = append(ids, batch[i].id[:]...)
+		}
+		if err := s.commit(batch); err != nil {
+			fmt.Print(err)
+			return
+		}
 	}
-	wg.Wait()
 	if err := os.WriteFile(dir+".ids", ids, 0o600); err != nil {
 		fmt.Println(err)
 	}

@@ -19,13 +19,8 @@ func limitFiles() (restore func(), err error) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		return nil, err
 	}
-	next, err := unix.Dup(0) // the lowest number that is free
-	if err != nil {
-		return nil, err
-	}
-	unix.Close(next)
 	limited := before
-	limited.Cur = uint64(next)
+	limited.Cur = 3 // numbers, all of which are in use
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limited); err != nil {
 		return nil, err
 	}
