@@ -131,8 +131,9 @@ func answerJSONReport(w http.ResponseWriter, report any) error {
 	return nil
 }
 
-// errNoStore returns why no app has a store: the config in force needs none, or
-// there is no config in force, because Caddy answers here before it has one.
+// errNoStore says why no app has a store: either the config in force needs
+// none, or no config is in force yet, because Caddy's admin endpoint starts
+// before the first config.
 func errNoStore() error {
 	if caddy.ActiveContext().Context == nil {
 		return apiError(http.StatusServiceUnavailable, "no store is open: no config is in force yet; ask again when Caddy has started")

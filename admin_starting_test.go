@@ -12,8 +12,8 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 )
 
-// The admin API, when there is no open store to ask, says why: it is still being
-// opened, or can't be and for what reason.
+// If no store is open the admin API says why: the store is still being opened,
+// or can't be opened, with the reason.
 func TestAdminAPIBeforeTheStoreIsOpen(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	open := make(chan error)
@@ -62,7 +62,7 @@ func TestAdminAPIBeforeTheStoreIsOpen(t *testing.T) {
 	}
 }
 
-// A config that fails to load leaves the one in force to answer.
+// After a config that fails to load, the config in force still answers.
 func TestAdminAPIWhenAStoreFailsToOpen(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
 	s := newStartingSite(t, func(context.Context) error { return errors.New("it is damaged: restore it") })
@@ -76,7 +76,8 @@ func TestAdminAPIWhenAStoreFailsToOpen(t *testing.T) {
 	wantRefusal(t, ask(t, "GET", "http://"+s.Admin+adminStatus, nil), 404, "no store is open: the config has no instantapi_verify")
 }
 
-// Before there is a config, nobody is told that it needs no store.
+// Before there is a config, the admin API does not say that the config needs no
+// store.
 func TestAdminAPIBeforeTheFirstConfig(t *testing.T) {
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)

@@ -16,9 +16,10 @@ import (
 
 func init() {
 	caddy.RegisterModule(App{})
-	// This leaves the main thread to the main goroutine, which in Caddy waits for the
-	// end. Linux gives a signal to the main thread first: if a goroutine that the
-	// store's disk keeps waiting were on it, SIGTERM would wait for the disk, too.
+	// This leaves the main thread to the main goroutine, which in Caddy waits
+	// for the process to end. Linux delivers a signal to the main thread first:
+	// if a goroutine that waits for the store's disk ran on it, SIGTERM would
+	// wait for the disk too.
 	runtime.LockOSThread()
 }
 

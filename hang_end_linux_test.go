@@ -18,9 +18,9 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/internal/faultfs"
 )
 
-// What ends, and what begins anew, while the store's disk hangs.
+// These tests are about SIGTERM and reloads while the store's disk hangs.
 
-// take makes the site take events that must not be forgotten.
+// take delivers events to the site, which it must not forget.
 func (s *hungSite) take(t *testing.T, events int) {
 	t.Helper()
 	for i := range events {
@@ -30,13 +30,14 @@ func (s *hungSite) take(t *testing.T, events int) {
 	}
 }
 
-// hang makes the disk hang, and waits until the store has had the time to see it.
+// hang makes the disk hang, and waits until the store has had time to notice.
 func (s *hungSite) hang(faults faultfs.Faults) {
 	s.disk.Set(faults)
 	time.Sleep(1500 * time.Millisecond) // it looks at its disk once a second
 }
 
-// wantAllKnown heals the disk, and wants all that was acknowledged to be known.
+// wantAllKnown ends the fault, and checks that all acknowledged events are
+// known.
 func (s *hungSite) wantAllKnown(t *testing.T) {
 	t.Helper()
 	s.disk.Set(faultfs.Faults{})
@@ -45,7 +46,8 @@ func (s *hungSite) wantAllKnown(t *testing.T) {
 	s.backend.check(t)
 }
 
-// wantShutdown asks Caddy to end, and wants it to have done so within a limit.
+// wantShutdown asks Caddy to end, and fails the test unless it does within a
+// limit.
 func (s *hungSite) wantShutdown(t *testing.T, limit time.Duration, ended func() bool) {
 	t.Helper()
 	start := time.Now()
@@ -58,8 +60,8 @@ func (s *hungSite) wantShutdown(t *testing.T, limit time.Duration, ended func() 
 	t.Logf("Caddy ended after %v", took)
 }
 
-// allButWrites leaves out what FUSE, unlike other file systems, does when a process
-// has ended.
+// allButWrites leaves out the operations that FUSE, unlike other file systems,
+// performs after a process has ended.
 var allButWrites = slices.DeleteFunc(slices.Clone(faultfs.All), func(op faultfs.Op) bool { return op == faultfs.Write })
 
 // SIGTERM ends Caddy while the disk hangs, and nothing is forgotten.
@@ -70,7 +72,8 @@ func TestSIGTERMWhileTheDiskHangs(t *testing.T) {
 	}{
 		"syncs":          {faultfs.Faults{Hang: []faultfs.Op{faultfs.Fsync}, Killable: true}, 15 * time.Second}, // 10 of them for a record
 		"all but writes": {faultfs.Faults{Hang: allButWrites, Killable: true}, 5 * time.Second},
-		// Whatever a process does, the kernel keeps it as long as one of its calls hangs.
+		// Whatever a process does, the kernel keeps it while one of its calls
+		// hangs.
 		"everything, not even by a kill": {faultfs.Faults{Hang: faultfs.All}, 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -99,8 +102,8 @@ func TestSIGTERMWhileTheDiskHangs(t *testing.T) {
 	}
 }
 
-// A reload while the disk hangs takes no longer than the start of a store may, the
-// other site is served all the while, and nothing is forgotten.
+// A reload while the disk hangs takes no longer than opening a store may, the
+// other site is served throughout, and nothing is forgotten.
 func TestReloadWhileTheDiskHangs(t *testing.T) {
 	for name, reload := range map[string]func(*testing.T, *hungSite){
 		"other options": func(t *testing.T, s *hungSite) {
@@ -165,9 +168,9 @@ func (s *hungSite) reload(t *testing.T, limit time.Duration, config string) {
 	}
 }
 
-// Nothing but Caddy's main goroutine runs on the main thread, where it waits for the
-// end: Linux gives a signal to that thread first, and if it waits for the disk so
-// does the signal.
+// Only Caddy's main goroutine, which waits for Caddy to end, runs on the main
+// thread. Linux delivers a signal to that thread first, so if the thread waited
+// for the disk the signal would wait too.
 func TestMainThreadIsLeftToSignals(t *testing.T) {
 	var onMain atomic.Int32
 	var wg sync.WaitGroup

@@ -45,8 +45,9 @@ type Faults struct {
 	// they can't be interrupted, not even by a kill.
 	Hang []Op
 
-	// Killable lets a process that is killed, or ends by itself, go from an
-	// operation that hangs, as NFS does. Default: it stays until it is healed.
+	// Killable lets a process that is killed, or ends by itself, leave a
+	// hanging operation, as NFS does. Default: the process stays until the
+	// fault ends.
 	Killable bool
 
 	// Fail maps operations to the errors that they fail with.

@@ -223,8 +223,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	}
 }
 
-// A process that is killed is kept by an operation that hangs, or let go, as the
-// test says.
+// A hanging operation keeps a killed process or lets it go, as the test says.
 func TestKillableHangLetsAProcessGo(t *testing.T) {
 	f := Mount(t)
 	name := f.file(t, "file", "content")

@@ -132,7 +132,7 @@ func (s *server) dropCaches() string {
 	return ""
 }
 
-// by says who asked for an operation.
+// by says which process asked for an operation.
 type by struct {
 	interrupted <-chan struct{} // by any signal
 	thread      uint32
@@ -158,8 +158,8 @@ func (s *server) gate(op Op, name string, caller by) fuse.Status {
 	}
 }
 
-// hang returns when another state is in force, or when the caller has been killed
-// and may go.
+// hang returns once another state is in force, or the caller has been killed
+// and may leave.
 func (s *state) hang(caller by) (killed bool) {
 	if !s.Killable {
 		caller.interrupted = nil

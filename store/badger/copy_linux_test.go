@@ -21,7 +21,7 @@ import (
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-// told is what a child has written so far.
+// told holds what a child has written so far.
 type told struct {
 	mu    sync.Mutex
 	bytes []byte
@@ -44,8 +44,9 @@ func (o *told) ids() (ids []store.Identity) {
 	return ids
 }
 
-// copyPlainly copies a directory in which files come and go, slowly and in any order, or
-// so that its logs have probably gone meanwhile.
+// copyPlainly copies a directory in which files come and go, either slowly and
+// in any order, or with the logs so late that they have probably been removed
+// meanwhile.
 func copyPlainly(t *testing.T, to, from string, logsLate bool) {
 	t.Helper()
 	files, err := os.ReadDir(from)
@@ -73,8 +74,8 @@ func copyPlainly(t *testing.T, to, from string, logsLate bool) {
 	}
 }
 
-// A plain copy of a store in use has all events that were acknowledged before it was
-// begun, or is refused.
+// A plain copy of a store in use either has all events that were acknowledged
+// before the copying began, or is refused.
 func TestPlainCopyOfAStoreInUseIsWholeOrRefused(t *testing.T) {
 	rounds := 3
 	if caddytest.Long() {
@@ -126,7 +127,7 @@ func init() {
 	}
 }
 
-// beginBackup returns when a child has begun to make a backup.
+// beginBackup returns once a child has begun to make a backup.
 func beginBackup(t *testing.T, dir string) *exec.Cmd {
 	t.Helper()
 	child := childCommand("back up", dir)
@@ -143,8 +144,8 @@ func beginBackup(t *testing.T, dir string) *exec.Cmd {
 	return child
 }
 
-// A backup whose process is killed leaves the store whole, and nothing that opens with
-// less than all events.
+// A backup whose process is killed leaves the store whole, and leaves nothing
+// behind that opens without all events.
 func TestKilledBackupIsNoStore(t *testing.T) {
 	rounds := 4
 	if caddytest.Long() {
@@ -190,7 +191,8 @@ func TestKilledBackupIsNoStore(t *testing.T) {
 	t.Logf("%d of %d backups were unfinished, %d empty; a whole one took %s", unfinished, rounds, empty, took)
 }
 
-// A backup onto a disk that fills up ends with an error, and is no store.
+// A backup onto a disk that fills up ends with an error, and can't be opened as
+// a store.
 func TestBackupOntoAFullDiskFails(t *testing.T) {
 	s := testStore(t, t.TempDir(), false)
 	fillStore(t, s, 1000, time.Time{})

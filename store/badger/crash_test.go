@@ -77,7 +77,7 @@ func TestKilledStoresOpenAgain(t *testing.T) {
 			t.Fatalf("round %d: %v", round, err)
 		}
 		opened++
-		// The newest are those that a crash puts at risk. All have their turn at last.
+		// A crash puts the newest at risk. All are looked up at the end.
 		if last {
 			wantFound(t, s, ids)
 		} else {
