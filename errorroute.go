@@ -53,16 +53,22 @@ func hasErrorRoute(r *http.Request, err error) bool {
 // to its error routes. A handler in front, such as tracing, may have copied it:
 // then the server's request still has the body that the guard has read to its
 // end, and an error route would find it empty.
+//
+// Caddy hands out no pointer to the server's request, and a copy shares its URL,
+// header, body and context values. But the placeholders read from the server's
+// request. So the method is another one for a moment: if the placeholder follows,
+// both are the same request.
 func (x *exchange) hasServersRequest() bool {
-	repl, ok := x.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	placeholders, ok := x.request.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return true
 	}
+	const inNoRequest = "not a method" // a method has no spaces
 	method := x.request.Method
-	defer func() { x.request.Method = method }()
-	x.request.Method = "\x00" // the server's replacer sees this if it has the same request
-	seen, _ := repl.GetString("http.request.method")
-	return seen == x.request.Method
+	x.request.Method = inNoRequest
+	seen, _ := placeholders.GetString("http.request.method")
+	x.request.Method = method
+	return seen == inNoRequest
 }
 
 // runErrorRoutes does with the guard's request what the server would do with
