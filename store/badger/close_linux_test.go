@@ -12,7 +12,6 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
-	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
 func init() { children["close"] = fillAndClose }
@@ -25,19 +24,12 @@ func fillAndClose(dir string) {
 		fmt.Print(err)
 		return
 	}
-	var ids []byte
-	batch := make([]entry, 1000)
-	for range 40 { // of some 50,000 events that a memtable has room for
-		for i := range batch {
-			batch[i] = entry{randomID(), store.Record{Status: 200}}
-			ids = append(ids, batch[i].id[:]...)
-		}
-		if err := s.commit(batch); err != nil {
-			fmt.Print(err)
-			return
-		}
+	ids, err := commitMany(s, 40) // of some 50 that a memtable has room for
+	if err != nil {
+		fmt.Print(err)
+		return
 	}
-	if err := os.WriteFile(dir+".ids", ids, 0o600); err != nil {
+	if err := os.WriteFile(dir+".ids", idBytes(ids), 0o600); err != nil {
 		fmt.Println(err)
 	}
 	next := bufio.NewReader(os.Stdin)

@@ -172,11 +172,29 @@ func (w wholeStore) copy(t *testing.T, dir string) {
 // writeIDs writes the events of a store beside it.
 func (w wholeStore) writeIDs(t *testing.T, dir string) {
 	t.Helper()
-	var ids []byte
-	for _, id := range w.ids {
-		ids = append(ids, id[:]...)
-	}
-	if err := os.WriteFile(dir+".ids", ids, 0o644); err != nil {
+	if err := os.WriteFile(dir+".ids", idBytes(w.ids), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func idBytes(ids []store.Identity) (all []byte) {
+	for _, id := range ids {
+		all = append(all, id[:]...)
+	}
+	return all
+}
+
+// commitMany records events by the thousand, which takes the writer's place.
+func commitMany(s *database, thousands int) (ids []store.Identity, err error) {
+	batch := make([]entry, 1000)
+	for range thousands {
+		for i := range batch {
+			batch[i] = entry{randomID(), store.Record{Status: 200}}
+			ids = append(ids, batch[i].id)
+		}
+		if err := s.commit(batch); err != nil {
+			return nil, err
+		}
+	}
+	return ids, nil
 }
