@@ -142,6 +142,25 @@ func TestReloadWhileTheDiskHangs(t *testing.T) {
 	}
 }
 
+// A start while the disk hangs keeps no other site down, and can be given up.
+func TestStartWhileTheDiskHangs(t *testing.T) {
+	s := newHungSite(t)
+	s.take(t, 100)
+	s.wantShutdown(t, 5*time.Second, s.process.Ended)
+	for range 2 {
+		s.disk.Set(faultfs.Faults{Hang: faultfs.All, Killable: true})
+		s.process = s.Start(t, s.config())
+		s.get(t, 0, "http://"+s.other).Want(t, 200, "bare")
+		s.within(t, 5*time.Second, caddytest.Signed(s.URL("/"), caddytest.Event("known0"))).WantJSON(t, 503, caddytest.NoStore)
+		s.wantShutdown(t, 5*time.Second, s.process.Ended)
+		if err := s.process.Wait(t); err != nil {
+			t.Errorf("Caddy ended with %v, want status 0", err)
+		}
+	}
+	s.process = s.Start(t, s.config())
+	s.wantAllKnown(t)
+}
+
 // reload loads a config, and wants that within a limit, and the other site to be
 // served meanwhile.
 func (s *hungSite) reload(t *testing.T, limit time.Duration, config string) {

@@ -80,6 +80,23 @@ func (s *hungSite) wantAllElseServed(t *testing.T) {
 	}
 }
 
+// wantBounded asks all else that needs the store, and wants an answer in time.
+func (s *hungSite) wantBounded(t *testing.T) {
+	t.Helper()
+	event := which("http://"+s.Admin, "identity="+strings.Repeat("0", 32))
+	backup := fmt.Sprintf(`{"directory": %q}`, filepath.Join(t.TempDir(), "backup"))
+	for name, r := range map[string]*http.Request{
+		"lookup": caddytest.Unsigned(http.MethodGet, event, nil),
+		"forget": caddytest.Unsigned(http.MethodDelete, event, nil),
+		"backup": caddytest.Unsigned(http.MethodPost, "http://"+s.Admin+adminBackup, []byte(backup)),
+	} {
+		// What can be read can be copied.
+		if got := s.within(t, 10*time.Second, r); got.Status/100 == 2 && name == "forget" {
+			t.Errorf("%s: got %d %s", name, got.Status, got.Body)
+		}
+	}
+}
+
 // While the disk hangs, on_store_error decides what happens to new events,
 // known events are duplicates, and everything else is served; when the disk
 // answers again, all is as before.
@@ -104,6 +121,7 @@ func TestHungDiskUnderARealServer(t *testing.T) {
 				s.within(t, 0, caddytest.Signed(s.URL("/"), caddytest.Event("known"))).WantDuplicate(t)
 			}
 			s.wantAllElseServed(t)
+			s.wantBounded(t)
 			s.disk.Set(faultfs.Faults{})
 			caddytest.Eventually(t, "new events are taken", func() bool { return s.Send(t, "later").Status == 200 })
 			s.Send(t, "later").WantDuplicate(t)

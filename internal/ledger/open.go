@@ -184,11 +184,15 @@ func (l *Ledger) closeStore() error {
 		<-l.opening.ended
 		closed <- l.closeOpened()
 	}()
+	limit := closeTimeout
+	if l.opened.Load() == nil {
+		limit = patience // nothing waits to be written
+	}
 	select {
 	case err := <-closed:
 		return err
-	case <-time.After(closeTimeout):
-		return fmt.Errorf("the store did not close within %s; it keeps what was recorded, as after a crash", closeTimeout)
+	case <-time.After(limit):
+		return fmt.Errorf("the store did not close within %s; it keeps what was recorded, as after a crash", limit)
 	}
 }
 

@@ -158,7 +158,7 @@ func TestCloseOfAStoreThatHangs(t *testing.T) {
 			return new(storetest.Faulty), nil
 		}, func() { close(released) }, zap.NewNop, testMetrics)
 		start := time.Now()
-		if err := l.Close(); err == nil || time.Since(start) != closeTimeout {
+		if err := l.Close(); err == nil || time.Since(start) != patience {
 			t.Errorf("got %v after %s", err, time.Since(start))
 		}
 		select {

@@ -43,6 +43,9 @@ func (s *database) Backup(ctx context.Context, directory string) (report store.B
 		return report, errBackupRunning
 	}
 	defer s.backup.Unlock()
+	if err := s.answers(ctx); err != nil {
+		return report, err
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	ended := make(chan struct{})
@@ -60,6 +63,15 @@ func (s *database) Backup(ctx context.Context, directory string) (report store.B
 	// Reading a page of a table that can't be read is a fault.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return catch(func() (store.BackupReport, error) { return s.writeBackup(ctx, directory) })
+}
+
+// answers returns an error if the disk has no room or does not answer. It is asked
+// before each table, so that a backup ends in time where the disk hangs.
+func (s *database) answers(ctx context.Context) error {
+	if err := s.pulse.check(ctx); err != nil {
+		return err
+	}
+	return s.space.checkNowAndThen(ctx)
 }
 
 // checkBackupDirectory makes the directory if it is missing, and checks that a
@@ -175,7 +187,7 @@ func (s *database) steadyIterator(txn *badgerdb.Txn) (*badgerdb.Iterator, manife
 
 // nextTable writes what was added, and then pauses as long as that took.
 func (s *database) nextTable(ctx context.Context, out *backupWriter) error {
-	if err := s.space.check(); err != nil {
+	if err := s.answers(ctx); err != nil {
 		return err
 	}
 	if err := out.writeTable(); err != nil {
