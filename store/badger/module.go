@@ -82,12 +82,20 @@ func (m *Module) Provision(ctx caddy.Context) error {
 
 // Validate checks the values.
 func (m *Module) Validate() error {
-	if *m.Sync && !syncs {
-		return errors.New("sync on: the database does not sync its files on Windows, so a power cut could make it forget deliveries all the same; use sync off")
+	if err := checkSync(*m.Sync, syncs); err != nil {
+		return err
 	}
 	if m.MinFreeSpace < lowestMinFreeSpace {
 		return fmt.Errorf("min_free_space: %d bytes is too little; the database itself may need %s",
 			m.MinFreeSpace, humanize.IBytes(lowestMinFreeSpace))
+	}
+	return nil
+}
+
+// checkSync refuses what the system can't keep.
+func checkSync(on, syncs bool) error {
+	if on && !syncs {
+		return errors.New("sync on: the database does not sync its files on Windows, so a power cut could make it forget deliveries all the same; use sync off")
 	}
 	return nil
 }
