@@ -2,6 +2,6 @@
 // It passes everything through to a directory, and on request it hangs, slows
 // down, fails, or lies about the free space.
 //
-// It exists only on Linux, where it needs root and /dev/fuse. On 32 bits it can not be
+// It exists only on Linux, where it needs root and /dev/fuse. On 32 bits it can't be
 // mounted.
 package faultfs
