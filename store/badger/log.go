@@ -36,10 +36,18 @@ func (l *logger) Errorf(format string, args ...any) {
 		return
 	}
 	storeLog().Error(message)
+	if l.merges != nil && strings.Contains(message, badgerdb.ManifestFilename) {
+		l.merges.manifestFailed()
+	}
 }
 
 func (l *logger) Warningf(format string, args ...any) {
-	storeLog().Warn(strings.TrimSpace(fmt.Sprintf(format, args...)))
+	message := strings.TrimSpace(fmt.Sprintf(format, args...))
+	storeLog().Warn(message)
+	if l.merges != nil && format == mergeFails && strings.Contains(message, badgerdb.ManifestFilename) {
+		l.merges.manifestFailed()
+		select {} // Badger would try the same again, and fail, twenty times a second
+	}
 }
 
 func (l *logger) Infof(format string, args ...any) { l.Debugf(format, args...) }

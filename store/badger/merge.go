@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 )
@@ -27,6 +28,8 @@ type mergeGuard struct {
 	dir  string
 	free func(dir string) (uint64, error)
 
+	warned sync.Once // that the manifest failed
+
 	mu       sync.Mutex
 	expected []uint32        // keys in each table that is being written
 	found    map[uint64]bool // written tables that are not in the manifest yet
@@ -36,6 +39,7 @@ type mergeGuard struct {
 const (
 	tableFollows = "[%d] LOG Compact. Added %d keys. Skipped %d keys. Iteration took: %v"
 	mergeEnds    = "Discard stats: %v"
+	mergeFails   = "[Compactor: %d] LOG Compact FAILED with error: %+v: %+v"
 )
 
 const (
@@ -68,6 +72,16 @@ func (g *mergeGuard) heed(format string, args []any) {
 	case mergeEnds:
 		g.wait(g.allFound)
 	}
+}
+
+// manifestFailed is called when Badger could not write its manifest, or not
+// sync it. What is in that file by then names tables that Badger removes, so
+// only the open database is whole.
+func (g *mergeGuard) manifestFailed() {
+	g.warned.Do(func() {
+		storeLog().Error("the store's "+badgerdb.ManifestFilename+" could not be written, and the store may not open again; make a backup of it with 'caddy instantapi backup' before Caddy is restarted",
+			zap.String("path", g.dir))
+	})
 }
 
 // wait returns once ready succeeds.

@@ -5,17 +5,29 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	badgerdb "github.com/dgraph-io/badger/v4"
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/internal/faultfs"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
-func init() { children["merge"] = mergeAndLook }
+func init() {
+	children["merge"] = mergeAndLook
+	children["merge and back up"] = func(dir string) {
+		s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
+		if err == nil {
+			time.Sleep(3 * time.Second) // Badger merges within a second
+			_, err = s.Backup(ctx, dir+".backup")
+		}
+		fmt.Print(err)
+	}
+}
 
 // roomToOpen reports free space for the two checks before Badger opens.
 func roomToOpen() func(string) (uint64, error) {
@@ -113,6 +125,34 @@ func TestMergeWaitsForRoom(t *testing.T) {
 	}
 	if err := openAndLook(dir); err != nil {
 		t.Errorf("opened again: %v", err)
+	}
+}
+
+// When the manifest can't be written, the open store is still whole, and a
+// backup saves it. The log says so once.
+func TestManifestThatCantBeWrittenCallsForABackup(t *testing.T) {
+	disk := faultfs.Mount(t)
+	dir := filepath.Join(disk.Dir, "store")
+	closed := closedStore(t)
+	closed.copy(t, filepath.Join(disk.Below, "store"))
+	closed.writeIDs(t, dir+".backup")
+	disk.Set(faultfs.Faults{Fail: map[faultfs.Op]syscall.Errno{faultfs.Fsync: syscall.EIO}, Names: badgerdb.ManifestFilename})
+	child := childCommand("merge and back up", dir)
+	logged := new(strings.Builder)
+	child.Stderr = logged
+	output, err := child.Output()
+	disk.Set(faultfs.Faults{})
+	if err != nil || string(output) != "<nil>" {
+		t.Fatalf("making a backup: %v %s\n%.2000s", err, output, logged)
+	}
+	if n := strings.Count(logged.String(), "make a backup of it"); n != 1 {
+		t.Errorf("a backup is called for %d times:\n%.2000s", n, logged)
+	}
+	if n := strings.Count(logged.String(), "\n"); n > 10 {
+		t.Errorf("%d lines are logged:\n%.2000s", n, logged)
+	}
+	if err := openAndLook(dir + ".backup"); err != nil {
+		t.Errorf("the backup: %v", err)
 	}
 }
 
