@@ -177,6 +177,7 @@ func TestFullDiskWhenTheStoreIsClosed(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each has a process of its own, which mostly waits
 			s := newFullSite(t)
 			steps(t, s)
 			s.wantAllKnown(t)

@@ -77,6 +77,7 @@ func TestSIGTERMWhileTheDiskHangs(t *testing.T) {
 		"everything, not even by a kill": {faultfs.Faults{Hang: faultfs.All}, 5 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each has a process of its own, which mostly waits
 			s := newHungSite(t)
 			s.take(t, 100)
 			s.hang(test.faults)
@@ -128,6 +129,7 @@ func TestReloadWhileTheDiskHangs(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // each has a process of its own, which mostly waits
 			s := newHungSite(t)
 			s.take(t, 100)
 			s.hang(faultfs.Faults{Hang: faultfs.All, Killable: true})

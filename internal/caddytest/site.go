@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -36,9 +37,7 @@ type Site struct {
 // New returns a site that is not running yet.
 func New(t testing.TB) *Site {
 	t.Helper()
-	if hooks.BeforeSite != nil {
-		hooks.BeforeSite()
-	}
+	beforeSite()
 	dir := t.TempDir()
 	return &Site{
 		Addr:         FreeAddr(t),
@@ -50,6 +49,19 @@ func New(t testing.TB) *Site {
 		t:            t,
 	}
 }
+
+// beforeSite calls the hook, for one of several tests that run at once after the
+// other.
+func beforeSite() {
+	if hooks.BeforeSite == nil {
+		return
+	}
+	beforeSiteMu.Lock()
+	defer beforeSiteMu.Unlock()
+	hooks.BeforeSite()
+}
+
+var beforeSiteMu sync.Mutex
 
 // Run returns a site that runs in this process, with these routes.
 func Run(t testing.TB, routes string) *Site {
