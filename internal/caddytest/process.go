@@ -121,6 +121,12 @@ func (s *Site) Start(t testing.TB, caddyfile string) *Process {
 		}
 		return err == nil
 	})
+	if s.Admin != "off" {
+		// The apps start in any order. This question is answered after the last one.
+		if _, err := DoWith(Sender, Unsigned(http.MethodGet, "http://"+s.Admin+"/config/", nil)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return p
 }
 
