@@ -87,7 +87,7 @@ func TestSandboxPrintsNothingThatATerminalObeys(t *testing.T) {
 		for r.URL.Path == "/endless" && err == nil {
 			_, err = conn.Write(endless)
 		}
-		io.WriteString(conn, "Content-Length: 2\r\n\r\nok")
+		io.WriteString(conn, "Connection: close\r\nContent-Length: 2\r\n\r\nok")
 	})
 	s := startSandbox(t, "--attempts", "1")
 	target := "http://" + addr
