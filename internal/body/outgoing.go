@@ -138,7 +138,9 @@ func (o *Outgoing) Err() error {
 func (o *Outgoing) begin(traced bool, stop func()) {
 	o.body.mu.Lock()
 	defer o.body.mu.Unlock()
-	if o.traced && o.writing && !o.over {
+	// One that has read everything reads no more, and its end is not taken for the
+	// end of one that is not traced.
+	if o.traced && o.writing && !o.over && (traced || !o.whole) {
 		o.waitLocked()
 	}
 	switch {
@@ -182,10 +184,11 @@ func (o *Outgoing) waitLocked() {
 }
 
 // dial begins an attempt, unless the dialling is for a connection that the last
-// attempt asked for.
+// attempt asked for. That one needs none any more if it has read the whole body,
+// though it may not have ended yet.
 func (o *Outgoing) dial(stop func()) {
 	o.body.mu.Lock()
-	asked := o.traced && !o.over
+	asked := o.traced && !o.over && !o.whole
 	o.body.mu.Unlock()
 	if !asked {
 		o.begin(false, stop)
@@ -201,11 +204,11 @@ func (o *Outgoing) write(traced bool) {
 	}
 }
 
-// end ends an attempt, even one that sends no body.
+// end ends a traced attempt, even one that sends no body.
 func (o *Outgoing) end() {
 	o.body.mu.Lock()
 	defer o.body.mu.Unlock()
-	o.over = true
+	o.over = o.over || o.traced // another proxy's may have begun behind it
 	if o.ended != nil {
 		close(o.ended)
 		o.ended = nil

@@ -96,6 +96,22 @@ func TestLateDialDoesNotDisturbAnAttempt(t *testing.T) {
 	wantRead(t, o, "tent")
 }
 
+// Over HTTP/2 a backend may answer before its proxy knows that it has written the
+// whole request. What another proxy sends by FastCGI then begins at the beginning,
+// and is not disturbed by the news.
+func TestDialBehindALateAttemptBeginsAtTheBeginning(t *testing.T) {
+	o := newBody(t, "content").Outgoing()
+	trace := o.Trace(mustNotStop(t))
+	trace.GetConn("one:80")
+	trace.WroteHeaders()
+	wantRead(t, o, "content")
+	trace.ConnectStart("tcp", "two:9000")
+	trace.ConnectDone("tcp", "two:9000", nil)
+	readSome(t, o, 3)
+	trace.WroteRequest(httptrace.WroteRequestInfo{})
+	wantRead(t, o, "tent")
+}
+
 // forward_auth first asks another backend, without a body.
 func TestRequestWithoutTheBodyIsNoAttempt(t *testing.T) {
 	o := newBody(t, "content").Outgoing()

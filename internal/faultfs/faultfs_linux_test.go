@@ -264,13 +264,15 @@ func TestSignalDoesNotEndAHang(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	_ = sh.Process.Signal(syscall.SIGTERM)
-	if hanging, _ := hangs(func() {
+	hanging, done := hangs(func() {
 		for f.Hanging() > 0 {
 			time.Sleep(time.Millisecond)
 		}
-	}); !hanging {
+	})
+	if !hanging {
 		t.Error("the operation has ended")
 	}
 	f.Set(Faults{})
+	wait(t, done)
 	_ = sh.Wait()
 }
