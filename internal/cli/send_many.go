@@ -33,16 +33,15 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 	var senders sync.WaitGroup
 	for range min(s.concurrency, s.count) {
 		senders.Go(func() {
-			for n := taken.Add(1); n <= int64(s.count); n = taken.Add(1) {
-				body, err := sampleEvent(s.eventType, taskID(n), sampleText, nil)
-				if err != nil {
-					panic(err) // impossible: only an input can be too deep, and there is none
-				}
+			for taken.Add(1) <= int64(s.count) {
+				var body []byte
 				for range s.repeat + 1 {
 					if limiter.Wait(ctx) != nil {
 						return
 					}
-					t.begin(n)
+					if body == nil { // numbered by its turn, so that those sent are the first ones
+						body = s.numberedEvent(taskID(t.begin()))
+					}
 					got := s.post(ctx, body)
 					if got.Outcome == outcomeNoAnswer && ctx.Err() != nil {
 						t.cutOff.Add(1)
@@ -70,6 +69,15 @@ func (s *sendCommand) sendMany(ctx context.Context, cmd *cobra.Command) (int, er
 		return 1, fmt.Errorf("interrupted after %d of %d requests", sum.Requests, total)
 	}
 	return s.verdict(t)
+}
+
+// numberedEvent returns one of the different events.
+func (s *sendCommand) numberedEvent(taskID string) []byte {
+	body, err := sampleEvent(s.eventType, taskID, sampleText, nil)
+	if err != nil {
+		panic(err) // impossible: only an input can be too deep, and there is none
+	}
+	return body
 }
 
 // newProgressBar returns a bar that is only shown on a terminal.

@@ -25,10 +25,12 @@ func newTally() *tally {
 	return &tally{outcomes: make(map[string]int), statuses: make(map[int]int)}
 }
 
-func (t *tally) begin(n int64) {
+// begin returns the number of an event that is about to be sent: the next one.
+func (t *tally) begin() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last = max(t.last, n)
+	t.last++
+	return t.last
 }
 
 func (t *tally) add(got posted) {
