@@ -88,14 +88,14 @@ func (x *exchange) record(status int) {
 type deliveryWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	exchange *exchange
-	status   int  // 0 until a final one is written
-	switched bool // a 101 was written; it is not passed on
+	status   int   // 0 until a final one is written
+	withheld error // why a status that was written is not passed on; nil: none
 }
 
 func (w *deliveryWriter) accepted() bool { return w.status >= 200 && w.status <= 299 }
 
-// statusHungUp is what reverse_proxy writes when the request's context has
-// ended. It reaches no sender, only logs.
+// statusHungUp is what reverse_proxy writes when the request's context has been
+// canceled. It reaches no sender, only logs.
 const statusHungUp = 499
 
 // errSwitched is returned to a handler that goes on writing after a 101.
@@ -104,11 +104,12 @@ var errSwitched = errors.New("a webhook's connection can't be switched to anothe
 // WriteHeader implements http.ResponseWriter.
 func (w *deliveryWriter) WriteHeader(status int) {
 	if status == http.StatusSwitchingProtocols {
-		w.switched = true
+		w.withheld = errSwitched
 		return
 	}
-	if status == statusHungUp && w.exchange.outgoing.Err() != nil {
-		return // the guard ended the attempt, not the sender
+	if err := w.exchange.outgoing.Err(); err != nil && status == statusHungUp {
+		w.withheld = err // the guard ended the attempt, not the sender
+		return
 	}
 	if status >= 200 && w.status == 0 {
 		w.status = status
@@ -161,8 +162,8 @@ func (w *deliveryWriter) implyHeader() error {
 	if w.status != 0 {
 		return nil
 	}
-	if w.switched {
-		return errSwitched
+	if w.withheld != nil {
+		return w.withheld
 	}
 	w.WriteHeader(http.StatusOK)
 	return nil
@@ -177,7 +178,7 @@ func (w *deliveryWriter) answerInstead() (*answer, error) {
 		return answerNoBackend, errUnhandled
 	case w.exchange.outgoing.Err() != nil:
 		return answerNoAnswer, w.exchange.outgoing.Err()
-	case w.switched:
+	case errors.Is(w.withheld, errSwitched):
 		for _, name := range switchingHeaders {
 			w.Header().Del(name)
 		}

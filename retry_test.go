@@ -309,3 +309,13 @@ func TestHandleResponseGetsTheWholeBody(t *testing.T) {
 		}
 	}
 }
+
+// What a handler writes behind a status that is not passed on is no success.
+func TestAnswerBehindAnEndedAttemptIsNoDelivery(t *testing.T) {
+	first := newUpstream(t, "h1", refusals["503 behind the body"])
+	second := newUpstream(t, "h1", nil)
+	s := caddytest.Run(t, fmt.Sprintf("route {\ninstantapi_verify %s\nintercept {\nhandle_response {\nrespond text {http.intercept.status_code}\n}\n}\nreverse_proxy %s %s {\n%srequest_buffers 4KiB\n}\n}",
+		caddytest.Secret, first.addr, second.addr, retries))
+	got := s.Post(t, "/", eventOf("1", 100_000))
+	got.Want(t, http.StatusBadGateway, `{"error": "No answer"}`)
+}
