@@ -22,7 +22,7 @@ func init() {
 	children["merge and back up"] = func(dir string) {
 		s, err := openBadger(ctx, dir, true, lowestMinFreeSpace, freeSpace)
 		if err == nil {
-			time.Sleep(3 * time.Second) // Badger merges within a second
+			_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 			_, err = s.Backup(ctx, dir+".backup")
 		}
 		fmt.Print(err)
@@ -68,7 +68,7 @@ func mergeAndLook(dir string) {
 	time.Sleep(3 * time.Second) // Badger begins within a second
 	look()
 	_, _ = next.ReadString('\n')
-	for range 50 {
+	for range 300 {
 		if s.onTopLevel() == 0 {
 			break
 		}
@@ -138,11 +138,23 @@ func TestManifestThatCantBeWrittenCallsForABackup(t *testing.T) {
 	closed.writeIDs(t, dir+".backup")
 	disk.Set(faultfs.Faults{Fail: map[faultfs.Op]syscall.Errno{faultfs.Fsync: syscall.EIO}, Names: badgerdb.ManifestFilename})
 	child := childCommand("merge and back up", dir)
-	logged := new(strings.Builder)
-	child.Stderr = logged
-	output, err := child.Output()
+	logged, output := new(caddytest.Output), new(strings.Builder)
+	child.Stderr, child.Stdout = logged, output
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = child.Process.Kill() })
+	caddytest.Eventually(t, "a backup is called for", func() bool {
+		return strings.Contains(logged.String(), "make a backup of it")
+	})
+	stdin.Close()
+	err = child.Wait()
 	disk.Set(faultfs.Faults{})
-	if err != nil || string(output) != "<nil>" {
+	if err != nil || output.String() != "<nil>" {
 		t.Fatalf("making a backup: %v %s\n%.2000s", err, output, logged)
 	}
 	if n := strings.Count(logged.String(), "make a backup of it"); n != 1 {
