@@ -62,6 +62,8 @@ func (s *fullSite) take(t *testing.T, events int) {
 	t.Helper()
 	const senders = 20
 	client := patientSender(t)
+	// net/http waits five seconds at its end for a connection without a request.
+	defer client.CloseIdleConnections()
 	var wg sync.WaitGroup
 	for sender := range senders {
 		wg.Go(func() {
