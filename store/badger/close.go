@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
 
@@ -148,13 +147,4 @@ func (s *database) closeBadger(c *closure, ready func() error) {
 // writes a table through a mapped file: without room for it the process would
 // get a SIGBUS. (On a disk that hangs, that write would stop the whole process;
 // writing the state file stops one goroutine.)
-func (s *database) readyToClose() error {
-	free, err := s.space.free(s.path)
-	if err != nil {
-		return fmt.Errorf("reading the free space: %w", err)
-	}
-	if free < closeSpace {
-		return fmt.Errorf("%w: %s free, closing takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(closeSpace))
-	}
-	return nil
-}
+func (s *database) readyToClose() error { return s.space.require(closeSpace, "closing") }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	badgerdb "github.com/dgraph-io/badger/v4"
-	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 )
 
@@ -25,9 +24,8 @@ import (
 // The merging goroutine calls Badger's logger before it writes each table and
 // before it goes on, so the logger can make it wait.
 type mergeGuard struct {
-	dir  string
-	free func(dir string) (uint64, error)
-
+	dir    string
+	space  *spaceGuard
 	warned sync.Once // that the manifest failed
 
 	mu       sync.Mutex
@@ -109,12 +107,8 @@ func (g *mergeGuard) probe() error {
 	if err := g.lookForTables(); err != nil {
 		return err
 	}
-	free, err := g.free(g.dir)
-	if err != nil {
+	if err := g.space.require(mergeSpace+uint64(len(g.expected))*tableSpace, "merging"); err != nil {
 		return err
-	}
-	if need := mergeSpace + uint64(len(g.expected))*tableSpace; free < need {
-		return fmt.Errorf("%w: %s free, merging takes %s; make room", errNoSpace, humanize.IBytes(free), humanize.IBytes(need))
 	}
 	name := filepath.Join(g.dir, tableName(probeTable))
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
@@ -124,10 +118,7 @@ func (g *mergeGuard) probe() error {
 	_, err = file.Write(make([]byte, os.Getpagesize()))
 	err = errors.Join(err, file.Truncate(tableSize), file.Sync(), file.Close())
 	if err == nil {
-		var closeFile func()
-		if closeFile, err = openMapped(name); err == nil {
-			closeFile()
-		}
+		err = tryMapping(name)
 	}
 	return errors.Join(err, os.Remove(name))
 }

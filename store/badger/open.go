@@ -173,10 +173,11 @@ func (s *database) open(ctx context.Context, sync bool) error {
 	if err := s.space.check(); err != nil {
 		return err
 	}
-	logger := &logger{merges: &mergeGuard{dir: s.path, free: s.space.free}}
-	db, err := openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
+	logger := &logger{merges: &mergeGuard{dir: s.path, space: &s.space}}
+	opts := badgerOptions(s.path, sync && badgerSyncs, logger)
+	db, err := openManaged(opts)
 	for isInterruptedLock(err) {
-		db, err = openManaged(badgerOptions(s.path, sync && badgerSyncs, logger))
+		db, err = openManaged(opts)
 	}
 	if err != nil {
 		return err // db may be half made, and must not be closed

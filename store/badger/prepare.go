@@ -58,12 +58,7 @@ func makeDiscardFile(name string) error {
 	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
-	closeFile, err := openMapped(name)
-	if err != nil {
-		return err
-	}
-	closeFile()
-	return nil
+	return tryMapping(name)
 }
 
 // removeUseless removes a file that holds no events if Badger might not be able
@@ -148,6 +143,16 @@ func rehearse(path string) (err error) {
 func exists(name string) bool {
 	_, err := os.Stat(name)
 	return err == nil
+}
+
+// tryMapping opens and maps a file, and closes it again.
+func tryMapping(name string) error {
+	closeFile, err := openMapped(name)
+	if err != nil {
+		return err
+	}
+	closeFile()
+	return nil
 }
 
 // openMapped opens a file for reading and writing and maps it.

@@ -58,6 +58,19 @@ func (g *spaceGuard) check() error {
 	return err
 }
 
+// require returns an error unless that many bytes are free for something that
+// writes through mapped files.
+func (g *spaceGuard) require(need uint64, what string) error {
+	free, err := g.free(g.path)
+	if err != nil {
+		return fmt.Errorf("reading the free space: %w", err)
+	}
+	if free < need {
+		return fmt.Errorf("%w: %s free, %s takes %s; make room", errNoSpace, humanize.IBytes(free), what, humanize.IBytes(need))
+	}
+	return nil
+}
+
 // checkNowAndThen is check, but it uses a recent reading if there is one, and
 // waits no longer than patience.
 func (g *spaceGuard) checkNowAndThen(ctx context.Context) error {
