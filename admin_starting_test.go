@@ -16,15 +16,7 @@ import (
 // or can't be opened, with the reason.
 func TestAdminAPIBeforeTheStoreIsOpen(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
-	open := make(chan error)
-	s := newStartingSite(t, func(ctx context.Context) error {
-		select {
-		case err := <-open:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
+	s, open := newWaitingSite(t)
 	s.Admin = caddytest.FreeAddr(t)
 	admin := "http://" + s.Admin
 	event := which(admin, "identity="+strings.Repeat("0", 32))

@@ -29,6 +29,21 @@ func newStartingSite(t *testing.T, open func(context.Context) error) *startingSi
 	return s
 }
 
+// newWaitingSite has a store whose opening takes until its result is sent.
+func newWaitingSite(t *testing.T) (s *startingSite, result chan<- error) {
+	t.Helper()
+	results := make(chan error)
+	s = newStartingSite(t, func(ctx context.Context) error {
+		select {
+		case err := <-results:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return s, results
+}
+
 func (s *startingSite) start(routes string) error {
 	return s.Load(s.Caddyfile(routes) + "http://" + s.other + " {\nrespond bare\n}\n")
 }
@@ -127,15 +142,7 @@ func TestBrokenStoreFailsTheConfig(t *testing.T) {
 // it.
 func TestSlowOpeningHoldsUpNoOtherSite(t *testing.T) {
 	b := caddytest.NewBackend(t, nil)
-	open := make(chan error)
-	s := newStartingSite(t, func(ctx context.Context) error {
-		select {
-		case err := <-open:
-			return err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
+	s, open := newWaitingSite(t)
 	start := time.Now()
 	if err := s.start(caddytest.Guard(b, "")); err != nil {
 		t.Fatal(err)
