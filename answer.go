@@ -15,8 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// answer is the guard's own answer to a request that does not reach the
-// backend.
+// answer is the guard's own answer to a request that the next handlers did not
+// get, or did not answer.
 type answer struct {
 	status  int
 	outcome *outcome
@@ -108,7 +108,7 @@ func (x *exchange) answerForRepeat(before *ledger.Earlier) *answer {
 // again that can't be delivered now.
 const retryAfter = "5"
 
-// answer ends a request without the backend. If the site has an error route for
+// answer ends a request with an answer of the guard. If the site has an error route for
 // an answer, that route writes it instead.
 func (x *exchange) answer(a *answer, cause error) error {
 	x.outcome = a.outcome

@@ -150,7 +150,7 @@ func (l *appList) remove(a *App) {
 	l.apps = slices.DeleteFunc(l.apps, func(other *App) bool { return other == a })
 }
 
-// acquireRunning is acquire for callers that only look: it opens nothing. The
+// acquireRunning is acquire for the admin API and the metrics: it opens nothing. The
 // app is nil if none has a store, or is waiting for one; otherwise the caller must
 // release it.
 func acquireRunning() (*App, *ledger.Ledger) {

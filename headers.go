@@ -21,7 +21,7 @@ const (
 )
 
 // connectionHeaders concern only the connection to the sender, so none of them
-// is passed on. The request has been read, so nothing is left to upgrade; and
+// is passed on. A webhook is a single request, so there is nothing to upgrade to; and
 // reverse_proxy removes every header that Connection names, which could be the
 // guard's own.
 var connectionHeaders = []string{

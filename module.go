@@ -254,8 +254,7 @@ func checkDedupeBy(fields []string) error {
 	return nil
 }
 
-// ServeHTTP runs serve, and answers the request if serve ends without the next
-// handlers.
+// ServeHTTP runs serve, and answers the request if the next handlers have not.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	x := newExchange(h, w, r, next)
 	defer x.end() // deferred, for handlers that panic
@@ -269,13 +268,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // serve is the contract of this module. Each step either leads to the next one
 // or ends with an answer and its cause. The answer is nil if the next handlers
-// got the request.
+// have answered.
 func (x *exchange) serve() (*answer, error) {
 	// This comes first, so that it holds whatever becomes of the request.
 	x.removeForgedHeaders()
 	x.removeConnectionHeaders() // no upgrade gets past here
 
-	// Refuse what can be refused without reading the body.
+	// Answer what needs no signature, and refuse what can be refused before the
+	// body is read. (The test of a new endpoint is a small one without a signature.)
 	signatures := x.request.Header[x.handler.signatureHeader]
 	if x.isVerificationRequest(signatures) {
 		return answerVerification, nil

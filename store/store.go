@@ -36,7 +36,8 @@ type Record struct {
 //
 // After Close every method returns an error.
 type Store interface {
-	// Lookup returns the record of an event. An unknown event is not an error:
+	// Lookup returns the record of an event. An event whose record has expired is
+	// unknown. An unknown event is not an error:
 	// it means that the store is ready to record the event now. An error means
 	// that the store can't tell whether it knows the event. The error
 	// [ErrCannotRecord] means that it does not know the event, and could not
