@@ -41,18 +41,22 @@ func nextQuote(body []byte, at int) int {
 
 // nextUnescaped is nextQuote for the text behind an escaped quote. If a text is
 // itself JSON, many more escaped quotes follow, too close to each other for
-// IndexByte. So nextUnescaped first skips nearby quotes that a single backslash
-// escapes.
+// IndexByte. So nextUnescaped first skips quotes that a single backslash
+// escapes, for as long as each is near the one before.
 func nextUnescaped(body []byte, at int) int {
-	const nearby = 128
-	for last := min(at+nearby, len(body)) - wordSize; at <= last; at += wordSize {
+	const near = 32
+	for last := min(at+near, len(body)) - wordSize; at <= last; at += wordSize {
 		window := body[at-2 : at+wordSize]
 		quotes := zeros(binary.LittleEndian.Uint64(window[2:]) ^ each*'"')
+		if quotes == 0 {
+			continue
+		}
 		escapes := zeros(binary.LittleEndian.Uint64(window[1:]) ^ each*'\\') // one byte before
 		doubled := zeros(binary.LittleEndian.Uint64(window) ^ each*'\\')     // two bytes before
 		if quotes &= ^escapes | doubled; quotes != 0 {
 			return at + bits.TrailingZeros64(quotes)/8
 		}
+		last = min(at+near, len(body)) - wordSize
 	}
 	return nextQuote(body, at)
 }
