@@ -34,7 +34,7 @@ func (x *exchange) identify() error {
 		x.id = identifyBody(scope, body)
 		return nil
 	}
-	x.eventType, x.taskID, x.status = scan.Text(values[0]), scan.Text(values[1]), scan.Text(values[2])
+	x.eventType, x.taskID, x.taskStatus = scan.Text(values[0]), scan.Text(values[1]), scan.Text(values[2])
 
 	id, ok := identifyFields(scope, values[len(eventFields):]...)
 	if !ok {

@@ -13,10 +13,10 @@ import (
 
 // event is what is known of a request's event, for placeholders and logs.
 type event struct {
-	eventType, taskID, status string
-	outcome                   *outcome // nil until it is known
-	size                      int      // of the body in bytes
-	backendStatus             int      // 0: none, or not yet
+	eventType, taskID, taskStatus string
+	outcome                       *outcome // nil until it is known
+	size                          int      // of the body in bytes
+	backendStatus                 int      // 0: none, or not yet
 }
 
 // count counts the request by its outcome. It is the only place that does.
@@ -41,7 +41,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 	case "http.instantapi_verify.task_id":
 		return ev.taskID, true
 	case "http.instantapi_verify.status":
-		return ev.status, true
+		return ev.taskStatus, true
 	case "http.instantapi_verify.outcome":
 		return ev.outcome.String(), true
 	default:
@@ -52,7 +52,7 @@ func (ev *event) placeholder(key string) (any, bool) {
 // MarshalLogObject implements zapcore.ObjectMarshaler.
 func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddString("outcome", ev.outcome.String())
-	for i, value := range []string{ev.eventType, ev.taskID, ev.status} {
+	for i, value := range []string{ev.eventType, ev.taskID, ev.taskStatus} {
 		if value == "" {
 			continue
 		}
