@@ -2,6 +2,7 @@ package instantapi
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -26,7 +27,7 @@ type answer struct {
 }
 
 var (
-	answerVerification = &answer{http.StatusOK, outcomeVerification, `{"received": true}`,
+	answerProbe = &answer{http.StatusOK, outcomeProbe, `{"received": true}`,
 		"verification request answered", zap.InfoLevel}
 	answerDuplicate = &answer{http.StatusOK, outcomeDuplicate, `{"received": true, "duplicate": true}`,
 		"duplicate dropped", zap.InfoLevel}
@@ -102,6 +103,19 @@ func (x *exchange) answerForRepeat(before *ledger.Earlier) *answer {
 		return answerWaited
 	}
 	return answerDuplicate
+}
+
+// methodError is the error of a request whose method is not POST.
+type methodError string
+
+func (method methodError) Error() string { return fmt.Sprintf("method %q is not POST", string(method)) }
+
+// allowedMethods is the value of the Allow header of a 405.
+func (h *Handler) allowedMethods() string {
+	if h.AnswerVerificationRequests {
+		return "GET, HEAD, POST"
+	}
+	return http.MethodPost
 }
 
 // retryAfter is how many seconds a sender should wait before it sends an event

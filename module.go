@@ -275,10 +275,10 @@ func (x *exchange) serve() (*answer, error) {
 	x.removeConnectionHeaders() // no upgrade gets past here
 
 	// Answer what needs no signature, and refuse what can be refused before the
-	// body is read. (The test of a new endpoint is a small one without a signature.)
+	// body is read. (A probe has a small one and no signature.)
 	signatures := x.request.Header[x.handler.signatureHeader]
-	if x.isVerificationRequest(signatures) {
-		return answerVerification, nil
+	if x.isProbe(signatures) {
+		return answerProbe, nil
 	}
 	if x.request.Method != http.MethodPost {
 		return answerMethod, methodError(x.request.Method)

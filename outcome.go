@@ -24,7 +24,7 @@ var (
 	outcomeIncomplete     = newOutcome("incomplete")
 	outcomeJSON           = newOutcome("bad_json")
 	outcomeStore          = newOutcome("store_error")
-	outcomeVerification   = newOutcome("verification_request")
+	outcomeProbe          = newOutcome("verification_request")
 
 	// Four reasons of one outcome, bad_signature.
 	outcomeMissing   = newBadSignature("missing")
