@@ -217,8 +217,11 @@ func (h *Handler) Validate() error {
 	if err := checkDedupeBy(h.DedupeBy); err != nil {
 		return fmt.Errorf("dedupe_by: %w", err)
 	}
-	if h.Retention != Forever && time.Duration(h.Retention) < time.Second {
-		return fmt.Errorf("retention: %s is too short; give 1s or more, or forever", time.Duration(h.Retention))
+	if h.Retention != Forever {
+		d := time.Duration(h.Retention)
+		if err := checkRetention(d, d.String()); err != nil {
+			return fmt.Errorf("retention: %w", err)
+		}
 	}
 	if *h.InFlightWait < 0 {
 		return fmt.Errorf("in_flight_wait: %s is below 0", time.Duration(*h.InFlightWait))

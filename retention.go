@@ -26,10 +26,16 @@ func ParseRetention(s string) (Retention, error) {
 	if err != nil {
 		return 0, err
 	}
+	return Retention(d), checkRetention(d, s)
+}
+
+// checkRetention refuses what is shorter than the second to which a record's
+// expiry is kept. The error has the configuration's spelling.
+func checkRetention(d time.Duration, spelling string) error {
 	if d < time.Second {
-		return 0, fmt.Errorf("%s is too short; give 1s or more, or forever", s)
+		return fmt.Errorf("%s is too short; give 1s or more, or forever", spelling)
 	}
-	return Retention(d), nil
+	return nil
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -56,7 +62,9 @@ func (d Retention) MarshalJSON() ([]byte, error) {
 // reclaimed.
 var now = time.Now
 
-// newRecord returns the record of a delivery now. Retention decides when it expires.
+// newRecord returns the record of a delivery now. Retention decides when it
+// expires, and the store sees to it: from then on [store.Store] does not find
+// it, so that nothing else needs to compare ExpiresAt with the clock.
 func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
 	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
 	if h.Retention != Forever {

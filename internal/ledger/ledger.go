@@ -70,7 +70,8 @@ type Metrics struct {
 	LookupSeconds, RecordSeconds                         prometheus.Observer
 }
 
-// Earlier is an earlier delivery of an event.
+// Earlier is an earlier delivery of an event. Its record has not expired: the
+// store returns no expired one, see [store.Store].
 type Earlier struct {
 	store.Record
 	Waited bool // the caller waited while another request delivered it
