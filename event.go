@@ -6,7 +6,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/instantapi/caddy-instantapi-verify/store"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -67,29 +66,6 @@ func (ev *event) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // maxLogged is how many bytes of an event's field the log gets: a log is no
 // place for a body.
 const maxLogged = 128
-
-// describe returns the log fields of a request. They hold nothing that could be
-// used to forge or replay an event.
-func (x *exchange) describe(cause error) []zap.Field {
-	fields := []zap.Field{
-		zap.String("remote_addr", x.request.RemoteAddr),
-		zap.Int64("length", max(int64(x.size), x.request.ContentLength)),
-		zap.Inline(&x.event),
-	}
-	if x.id != (store.Identity{}) {
-		fields = append(fields, zap.Stringer("identity", x.id))
-	}
-	if x.outcome.isRepeat() {
-		fields = append(fields, zap.String("deliver_again", "caddy instantapi forget --identity "+x.id.String()))
-	}
-	if x.backendStatus != 0 {
-		fields = append(fields, zap.Int("backend_status", x.backendStatus))
-	}
-	if cause != nil {
-		fields = append(fields, zap.NamedError("reason", cause))
-	}
-	return fields
-}
 
 // Interface guard
 var _ zapcore.ObjectMarshaler = (*event)(nil)

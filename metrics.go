@@ -24,6 +24,16 @@ const (
 )
 
 var (
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
+		Help: "Requests, by outcome.",
+	}, []string{"outcome"})
+
+	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
+		Help: "Requests with the outcome bad_signature, by reason.",
+	}, []string{"reason"})
+
 	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "secret_matches_total",
 		Help: "Authentic requests, by the position in the config, from 1, of the secret that made the signature.",

@@ -257,6 +257,17 @@ func checkDedupeBy(fields []string) error {
 	return nil
 }
 
+// Cleanup reports the suppressed lines before the process ends.
+func (h *Handler) Cleanup() error {
+	if !caddy.Exiting() {
+		return nil
+	}
+	for _, o := range outcomes {
+		o.reportSuppressed()
+	}
+	return nil
+}
+
 // ServeHTTP runs serve, and answers the request if the next handlers have not.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	x := newExchange(h, w, r, next)
@@ -329,5 +340,6 @@ func (x *exchange) serve() (*answer, error) {
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )
