@@ -5,15 +5,86 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/instantapi/caddy-instantapi-verify/internal/ledger"
 	"github.com/instantapi/caddy-instantapi-verify/store"
 )
+
+// The states of an event.
+const (
+	stateDelivered = "delivered"
+	stateInFlight  = "in_flight"
+	stateUnknown   = "unknown"
+	stateForgotten = "forgotten"
+)
+
+// eventReport is what is known of an event. All times are to the second.
+type eventReport struct {
+	Identity      string                    `json:"identity"`
+	Scope         string                    `json:"scope,omitempty"`
+	Fields        map[string]jsontext.Value `json:"fields,omitempty"`
+	State         string                    `json:"state"`
+	InFlightSince time.Time                 `json:"in_flight_since,omitzero"`
+	DeliveredAt   time.Time                 `json:"delivered_at,omitzero"`
+	BackendStatus int                       `json:"backend_status,omitempty"`
+	ExpiresAt     time.Time                 `json:"expires_at,omitzero"`      // missing: never
+	Unrecorded    bool                      `json:"only_in_memory,omitempty"` // because the store fails
+}
+
+type eventsReport struct {
+	Events []eventReport `json:"events"`
+}
+
+func handleEvent(w http.ResponseWriter, r *http.Request) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodDelete {
+		w.Header().Set("Allow", "GET, DELETE")
+		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use GET or DELETE", r.Method)
+	}
+	app, events := acquireRunning()
+	if app == nil {
+		return errNoStore()
+	}
+	defer app.release()
+	meant, err := eventsMeant(r.URL.RawQuery, app.rules)
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
+	}
+	if r.Method == http.MethodDelete {
+		return forgetEvent(r.Context(), w, events, meant)
+	}
+	for i := range meant {
+		if err := meant[i].ask(r.Context(), events); err != nil {
+			return apiError(http.StatusServiceUnavailable, "asking the store: %w", err)
+		}
+	}
+	return answerJSONReport(w, reportOf(meant))
+}
+
+func forgetEvent(ctx context.Context, w http.ResponseWriter, events *ledger.Ledger, meant []meantEvent) error {
+	if len(meant) > 1 {
+		return apiError(http.StatusBadRequest, "this means %d events; give event_type or the identity to forget one", len(meant))
+	}
+	ev := &meant[0]
+	before, err := events.Forget(ctx, ev.id)
+	switch {
+	case errors.Is(err, ledger.ErrInFlight):
+		return apiError(http.StatusConflict, "the event is being delivered; try again when the delivery has ended")
+	case err != nil:
+		return apiError(http.StatusServiceUnavailable, "forgetting the event: %w", err)
+	case before == nil:
+		return apiError(http.StatusNotFound, "the event is not known: nothing to forget")
+	}
+	ev.report.delivered(before)
+	ev.report.State = stateForgotten
+	return answerJSONReport(w, reportOf(meant))
+}
 
 // meantEvent is an event that a request asks about.
 type meantEvent struct {
@@ -42,6 +113,14 @@ func (ev *meantEvent) ask(ctx context.Context, l *ledger.Ledger) error {
 		ev.report.State = stateUnknown
 	}
 	return err
+}
+
+func (report *eventReport) delivered(rec *store.Record) {
+	report.DeliveredAt = rec.DeliveredAt.UTC().Truncate(time.Second)
+	report.BackendStatus = rec.Status
+	if !rec.ExpiresAt.IsZero() {
+		report.ExpiresAt = rec.ExpiresAt.UTC()
+	}
 }
 
 // knownEventTypes are the documented values of event_type.
