@@ -28,9 +28,9 @@ var connectionHeaders = []string{
 	"Connection", "Http2-Settings", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade",
 }
 
-// framedHeaders are set by the protocol, by the proxy or for the body, so none
+// reservedHeaders are set by the protocol, by the proxy or for the body, so none
 // of them can carry a signature or an identity.
-var framedHeaders = append([]string{
+var reservedHeaders = append([]string{
 	"Content-Encoding", "Content-Length", "Content-Type", "Expect", "Host", "Transfer-Encoding", "Via",
 }, connectionHeaders...)
 
@@ -40,7 +40,7 @@ func checkHeaderName(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("%q is not a header name", name)
 	}
-	if slices.ContainsFunc(framedHeaders, func(other string) bool { return isSpelling(name, other) }) {
+	if slices.ContainsFunc(reservedHeaders, func(other string) bool { return isSpelling(name, other) }) {
 		return fmt.Errorf("%s has another meaning in HTTP; give another header", name)
 	}
 	if isSpelling(name, headerVerified) || isSpelling(name, headerDeduplicated) {
@@ -114,10 +114,10 @@ func foldHeaderByte(c byte) byte {
 	}
 }
 
-// removeForgedHeaders removes the client's own copies of the headers that only the
+// removeGuardHeaders removes the client's own copies of the headers that only the
 // guard may set. It removes trailers too, because some backends turn them into
 // headers.
-func (x *exchange) removeForgedHeaders() {
+func (x *exchange) removeGuardHeaders() {
 	r := x.request
 	for name := range r.Header {
 		for _, own := range x.handler.guardHeaders {

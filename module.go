@@ -285,7 +285,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // have answered.
 func (x *exchange) serve() (*answer, error) {
 	// This comes first, so that it holds whatever becomes of the request.
-	x.removeForgedHeaders()
+	x.removeGuardHeaders()      // the client's own copies of them
 	x.removeConnectionHeaders() // no upgrade gets past here
 
 	// Answer what needs no signature, and refuse what can be refused before the
@@ -313,7 +313,7 @@ func (x *exchange) serve() (*answer, error) {
 		return answerJSON, err
 	}
 	x.setGuardHeaders()
-	if x.handler.VerifyOnly || x.isClaimed() {
+	if x.handler.VerifyOnly || x.claimedInFront() {
 		return x.forward()
 	}
 
