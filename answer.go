@@ -50,10 +50,14 @@ var (
 	answerStore = &answer{http.StatusServiceUnavailable, outcomeStore, `{"error": "Store unavailable"}`,
 		"store fails: event refused", zap.ErrorLevel}
 	answerNoBackend = &answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No backend"}`,
-		"event was not accepted", zap.ErrorLevel}
+		notAccepted, zap.ErrorLevel}
 	answerNoAnswer = &answer{http.StatusBadGateway, outcomeUpstreamFailed, `{"error": "No answer"}`,
-		"event was not accepted; it is forwarded again when it is sent again", zap.WarnLevel}
+		notAccepted, zap.WarnLevel}
 )
+
+// notAccepted is the log message for an event that the next handlers did not
+// accept, whether or not they answered.
+const notAccepted = "event was not accepted; it is forwarded again when it is sent again"
 
 // badSignatures are the answers to requests that are not authentic. The sender
 // sees the same one for each cause.

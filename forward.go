@@ -50,7 +50,7 @@ func (x *exchange) forward() (*answer, error) {
 	if !dw.accepted() {
 		x.outcome = outcomeUpstreamFailed
 		x.backendStatus = dw.status
-		x.logLimited(outcomeUpstreamFailed, zap.WarnLevel, "event was not accepted; it is forwarded again when it is sent again", err)
+		x.logLimited(outcomeUpstreamFailed, zap.WarnLevel, notAccepted, err)
 	}
 	return nil, err
 }
