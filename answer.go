@@ -130,7 +130,7 @@ const retryAfter = "5"
 // an answer, that route writes it instead.
 func (x *exchange) answer(a *answer, cause error) error {
 	x.outcome = a.outcome
-	x.logLimited(a.outcome, a.level, a.message, cause)
+	x.logLimited(a.level, a.message, cause)
 	header := x.writer.Header()
 	switch a.status {
 	case http.StatusServiceUnavailable:

@@ -50,7 +50,7 @@ func (x *exchange) forward() (*answer, error) {
 	if !dw.accepted() {
 		x.outcome = outcomeUpstreamFailed
 		x.backendStatus = dw.status
-		x.logLimited(outcomeUpstreamFailed, zap.WarnLevel, notAccepted, err)
+		x.logLimited(zap.WarnLevel, notAccepted, err)
 	}
 	return nil, err
 }
@@ -60,7 +60,8 @@ func (x *exchange) forward() (*answer, error) {
 func (x *exchange) withoutStore(cause error) (*answer, error) {
 	x.markUnprotected()
 	if x.handler.OnStoreError == onStoreErrorForward {
-		x.logLimited(outcomeStore, zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", cause)
+		x.outcome = outcomeForwarded // as in forward, for the line
+		x.logLimited(zap.ErrorLevel, "store fails: forwarding an event that may have been delivered before", cause)
 		return x.forward()
 	}
 	if x.claim != nil {

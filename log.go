@@ -11,14 +11,15 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// logLimited writes a line about a request, unless there are too many with this
-// outcome. It makes the fields only for a line that is written.
-func (x *exchange) logLimited(o *outcome, level zapcore.Level, message string, cause error) {
+// logLimited writes a line about a request whose outcome is known, or presumed
+// as in [exchange.forward], unless there are too many with this outcome. It makes
+// the fields only for a line that is written.
+func (x *exchange) logLimited(level zapcore.Level, message string, cause error) {
 	log := x.handler.log
 	if !log.Core().Enabled(level) {
 		return
 	}
-	suppressed, ok := o.lines.next()
+	suppressed, ok := x.outcome.lines.next()
 	if !ok {
 		return
 	}

@@ -173,8 +173,9 @@ func TestSuppressedLineDoesNotAllocate(t *testing.T) {
 		o.lines.next()
 	}
 	x := &exchange{handler: &Handler{log: zap.NewExample()}, request: caddytest.Signed("http://localhost/", nil)}
+	x.outcome = o
 	if n := testing.AllocsPerRun(1000, func() {
-		x.logLimited(o, zap.WarnLevel, "refused", nil)
+		x.logLimited(zap.WarnLevel, "refused", nil)
 	}); n > 0 {
 		t.Errorf("it allocates %v times", n)
 	}
@@ -218,6 +219,29 @@ func TestEachEventHasOneLine(t *testing.T) {
 		got[i].Remote, got[i].Logger = "", ""
 		if got[i] != want[i] {
 			t.Errorf("line %d is %+v, want %+v", i, got[i], want[i])
+		}
+	}
+}
+
+// Every line has an outcome, also one that is written before the backend has
+// answered.
+func TestLineOfAnEventForwardedWithoutTheStoreHasAnOutcome(t *testing.T) {
+	b := caddytest.NewBackend(t, nil)
+	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, "on_store_error forward"))
+	faulty.SetFaults(storetest.Always(errors.New("on fire")), nil)
+	s.Send(t, "1").WantForwarded(t)
+	var got []line
+	caddytest.Eventually(t, "lines are written", func() bool {
+		got = handlerLines(t, s)
+		return len(got) == 2
+	})
+	for i, want := range []line{
+		{Level: "error", Message: "store fails: forwarding an event that may have been delivered before", Outcome: "forwarded", Reason: "on fire"},
+		{Level: "debug", Message: "event forwarded", Outcome: "forwarded", Status: 200},
+	} {
+		want.Remote, want.Logger, want.Length = got[i].Remote, got[i].Logger, got[i].Length
+		if got[i] != want {
+			t.Errorf("line %d is %+v, want %+v", i, got[i], want)
 		}
 	}
 }
