@@ -126,8 +126,8 @@ func (h *Handler) allowedMethods() string {
 // again that can't be delivered now.
 const retryAfter = "5"
 
-// answer ends a request with an answer of the guard. If the site has an error route for
-// an answer, that route writes it instead.
+// answer ends a request with an answer of the guard. If the site has an error
+// route for an answer, that route writes it instead.
 func (x *exchange) answer(a *answer, cause error) error {
 	x.outcome = a.outcome
 	x.logLimited(a.level, a.message, cause)

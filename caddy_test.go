@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,13 +14,12 @@ import (
 
 	"github.com/instantapi/caddy-instantapi-verify/internal/caddytest"
 	"github.com/instantapi/caddy-instantapi-verify/signature"
-	"github.com/instantapi/caddy-instantapi-verify/store/storetest"
 )
 
 // These tests check what the guard promises, with a real Caddy, real sockets
 // and a real Badger directory. They follow a request: this file has what holds
-// before its body is read, then come verify_test.go, dedupe_test.go,
-// claim_test.go and forward_test.go; error_routes_test.go and
+// before its body is read, then come probe_test.go, verify_test.go,
+// dedupe_test.go, claim_test.go and forward_test.go; error_routes_test.go and
 // store_error_test.go are about failures.
 
 func TestRefusedBeforeTheBodyIsRead(t *testing.T) {
@@ -92,49 +90,6 @@ func TestSignatureHeaderCanBeRenamedAndPrefixed(t *testing.T) {
 		r.Header.Set("X-Hub-Signature-256", prefix+signature.Sign(caddytest.Secret, body))
 		caddytest.Do(t, r).WantForwarded(t)
 	}
-}
-
-func TestVerificationRequests(t *testing.T) {
-	request := func(method, body string) func(url string) *http.Request {
-		return func(url string) *http.Request {
-			r, _ := http.NewRequest(method, url, strings.NewReader(body))
-			return r
-		}
-	}
-	tests := []struct {
-		name    string
-		request func(string) *http.Request
-		status  int
-		body    string
-	}{
-		{"GET", request("GET", ""), 200, caddytest.Received},
-		{"HEAD", request("HEAD", ""), 200, ""},
-		{"POST without a body", request("POST", ""), 200, caddytest.Received},
-		{"POST of something", request("POST", `{"type":"ping"}`), 200, caddytest.Received},
-		{"POST of 4 KiB", request("POST", strings.Repeat("x", 4<<10)), 200, caddytest.Received},
-		{"POST of more", request("POST", strings.Repeat("x", 4<<10+1)), 401, caddytest.Forged},
-		{"unsigned event", request("POST", string(caddytest.Event("1"))), 401, caddytest.Forged},
-		{"unsigned event, escaped", request("POST", `{"task\u005fid":"1"}`), 401, caddytest.Forged},
-		{"unsigned event, escaped and cut", request("POST", `{"task\u005fid":"1","result":`), 401, caddytest.Forged},
-		{"unsigned event, escaped and no JSON", request("POST", `{"task\u005fid":"1","result":NaN}`), 401, caddytest.Forged},
-		{"unsigned event in a list", request("POST", `[{"task_id":"1"}]`), 401, caddytest.Forged},
-		{"other method", request("PUT", ""), 405, caddytest.Method},
-		{"empty signature", func(url string) *http.Request {
-			r := request("POST", "")(url)
-			r.Header[http.CanonicalHeaderKey(signature.DefaultHeader)] = []string{""}
-			return r
-		}, 401, caddytest.Forged},
-	}
-	b := caddytest.NewBackend(t, nil)
-	// a failing store shows that it is not asked
-	s, faulty := caddytest.RunFaulty(t, caddytest.Guard(b, "answer_verification_requests"))
-	faulty.SetFaults(storetest.Always(errors.New("asked")), storetest.Always(errors.New("asked")))
-	for _, test := range tests {
-		t.Run(test.name, func(t *testing.T) {
-			caddytest.Do(t, test.request(s.URL("/"))).WantJSON(t, test.status, test.body)
-		})
-	}
-	b.WantDeliveries(t, 0)
 }
 
 func TestHTTPVersions(t *testing.T) {

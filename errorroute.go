@@ -10,9 +10,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// handOver passes a failed request on to whatever handles the failure, such as
-// an error route.
-func (x *exchange) handOver(err error) error {
+// leaveToErrorRoutes lets error routes handle a failed request: it runs them, or
+// returns the error for the server or a handler in front to do so.
+func (x *exchange) leaveToErrorRoutes(err error) error {
 	if x.body == nil || err == nil && x.outcome != outcomeUpstreamFailed {
 		return err
 	}

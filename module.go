@@ -277,7 +277,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if a != nil {
 		err = x.answer(a, err)
 	}
-	return x.handOver(err)
+	return x.leaveToErrorRoutes(err)
 }
 
 // serve is the contract of this module. Each step either leads to the next one
