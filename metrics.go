@@ -24,25 +24,17 @@ const (
 )
 
 var (
-	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "requests_total",
-		Help: "Requests, by outcome.",
-	}, []string{"outcome"})
+	requestsTotal = newCounterVec("requests_total", "outcome",
+		"Requests, by outcome.")
 
-	signatureErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "signature_errors_total",
-		Help: "Requests with the outcome bad_signature, by reason.",
-	}, []string{"reason"})
+	signatureErrorsTotal = newCounterVec("signature_errors_total", "reason",
+		"Requests with the outcome bad_signature, by reason.")
 
-	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "secret_matches_total",
-		Help: "Authentic requests, by the position in the config, from 1, of the secret that made the signature.",
-	}, []string{"secret"})
+	secretMatchesTotal = newCounterVec("secret_matches_total", "secret",
+		"Authentic requests, by the position in the config, from 1, of the secret that made the signature.")
 
-	storeErrorsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: "store_errors_total",
-		Help: "Failures of the store, by operation.",
-	}, []string{"operation"})
+	storeErrorsTotal = newCounterVec("store_errors_total", "operation",
+		"Failures of the store, by operation.")
 	storeErrorsOpen   = storeErrorsTotal.WithLabelValues("open")
 	storeErrorsLookup = storeErrorsTotal.WithLabelValues("lookup")
 	storeErrorsRecord = storeErrorsTotal.WithLabelValues("record")
@@ -64,6 +56,11 @@ var (
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	})
 )
+
+func newCounterVec(name, label, help string) *prometheus.CounterVec {
+	opts := prometheus.CounterOpts{Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help}
+	return prometheus.NewCounterVec(opts, []string{label})
+}
 
 // ledgerMetrics are the metrics that the ledger updates.
 var ledgerMetrics = ledger.Metrics{
