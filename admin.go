@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -94,6 +96,15 @@ func apiError(status int, format string, args ...any) error {
 	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
 }
 
+// allowMethods refuses a request whose method is none of these.
+func allowMethods(w http.ResponseWriter, r *http.Request, methods ...string) error {
+	if slices.Contains(methods, r.Method) {
+		return nil
+	}
+	w.Header().Set("Allow", strings.Join(methods, ", "))
+	return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use %s", r.Method, strings.Join(methods, " or "))
+}
+
 func answerJSONReport(w http.ResponseWriter, report any) error {
 	encoded, err := json.Marshal(report)
 	if err != nil {
@@ -115,9 +126,8 @@ func errNoStore() error {
 }
 
 func handleStatus(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet {
-		w.Header().Set("Allow", "GET")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use GET", r.Method)
+	if err := allowMethods(w, r, http.MethodGet); err != nil {
+		return err
 	}
 	app, events := acquireRunning()
 	if app == nil {

@@ -25,9 +25,8 @@ type backupAnswer struct {
 // is done. The status is 400 if the directory can't take a copy, 404 if the
 // config has no store, 501 if the store can't be copied, and 503 if copying failed.
 func handleBackup(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use POST", r.Method)
+	if err := allowMethods(w, r, http.MethodPost); err != nil {
+		return err
 	}
 	var question backupQuestion
 	if err := json.NewDecoder(io.LimitReader(r.Body, 64<<10)).Decode(&question); err != nil {

@@ -43,9 +43,8 @@ type eventsReport struct {
 }
 
 func handleEvent(w http.ResponseWriter, r *http.Request) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodDelete {
-		w.Header().Set("Allow", "GET, DELETE")
-		return apiError(http.StatusMethodNotAllowed, "method %s is not allowed here; use GET or DELETE", r.Method)
+	if err := allowMethods(w, r, http.MethodGet, http.MethodDelete); err != nil {
+		return err
 	}
 	app, events := acquireRunning()
 	if app == nil {
