@@ -91,8 +91,8 @@ func (x *exchange) claimEvent(events *ledger.Ledger) (before *ledger.Earlier, er
 // request. A second guard behind that one, as in an error route, reads it.
 type guardCtxKey struct{}
 
-// claimedInFront reports whether a guard in front of this one holds the claim on the
-// event. This one must not wait for that claim to end.
+// claimedInFront reports whether a guard in front of this one holds the claim on
+// the event. This one must not wait for that claim to end.
 func (x *exchange) claimedInFront() bool {
 	return x.inFront != nil && x.inFront.claim != nil && x.inFront.id == x.id
 }

@@ -26,7 +26,10 @@ func ParseRetention(s string) (Retention, error) {
 	if err != nil {
 		return 0, err
 	}
-	return Retention(d), checkRetention(d, s)
+	if err := checkRetention(d, s); err != nil {
+		return 0, err
+	}
+	return Retention(d), nil
 }
 
 // checkRetention refuses what is shorter than the second to which a record's
@@ -63,8 +66,7 @@ func (d Retention) MarshalJSON() ([]byte, error) {
 var now = time.Now
 
 // newRecord returns the record of a delivery now. Retention decides when it
-// expires, and the store sees to it: from then on [store.Store] does not find
-// it, so that nothing else needs to compare ExpiresAt with the clock.
+// expires, and the store sees to it: from then on [store.Store] does not find it.
 func (h *Handler) newRecord(bodyHash uint64, status int) store.Record {
 	rec := store.Record{DeliveredAt: now(), Status: status, BodyHash: bodyHash}
 	if h.Retention != Forever {

@@ -70,8 +70,8 @@ type Metrics struct {
 	LookupSeconds, RecordSeconds                         prometheus.Observer
 }
 
-// Earlier is an earlier delivery of an event. Its record has not expired: the
-// store returns no expired one, see [store.Store].
+// Earlier is an earlier delivery of an event. The store returns no expired one,
+// see [store.Store].
 type Earlier struct {
 	store.Record
 	Waited bool // the caller waited while another request delivered it
